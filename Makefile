@@ -1,0 +1,49 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each sets up what it needs, once.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+
+.PHONY: help demo test test-fast lint types contracts check bench docs clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt "torch==2.13.0"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[ray,dev]"
+	$(BIN)/python -m compileall -q common client server simulations
+	@touch $@
+
+demo: $(READY) ## Pretrain an encoder over five simulated sites under DP, and report
+	$(BIN)/tacit simulate digits
+
+test: $(READY) ## All tests, the fast ones first (at most ten minutes on two cores)
+	$(BIN)/python -m pytest -q -m "not slow and not system"
+	$(BIN)/python -m pytest -q -m "slow or system"
+
+test-fast: $(READY) ## The fast tests alone
+	$(BIN)/python -m pytest -q -m "not slow and not system"
+
+lint: $(READY) ## Style (ruff)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY) ## Types (mypy strict)
+	$(BIN)/mypy
+
+contracts: $(READY) ## Who may import whom (import-linter)
+	$(BIN)/lint-imports
+
+check: lint types contracts test ## Everything that the gate runs, but the demo
+
+bench: $(READY) ## Measure speed and memory; writes benchmarks/results
+	$(BIN)/python -m tacit_simulations.benchmarks
+
+docs: $(READY) ## Write the parts of docs/ that are built from the code
+	$(BIN)/python docs/build.py
+
+clean: ## Forget the environment and all caches; runs/ stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

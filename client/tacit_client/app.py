@@ -1,0 +1,61 @@
+"""The site as a Flower ClientApp: the only file of this side that knows Flower.
+
+Flower sends the text of an exception to the server. So nothing is ever raised into
+Flower: every failure becomes a fixed code, and what happened stays in the site's log.
+"""
+
+import logging
+from collections.abc import Callable
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from tacit_client.site import Site
+from tacit_common.errors import (
+    DataError,
+    LedgerError,
+    PluginError,
+    PrivacyConfigError,
+    RefusalCode,
+    SiteRefusal,
+    UnreadableRecordError,
+    WireError,
+)
+from tacit_common.wire import Refusal, Reply, decode_request, encode
+
+_log = logging.getLogger(__name__)
+
+_CODES: list[tuple[type[Exception], RefusalCode]] = [
+    (PluginError, RefusalCode.PLUGIN),
+    (PrivacyConfigError, RefusalCode.OBJECTIVE),
+    (LedgerError, RefusalCode.LEDGER),
+    (DataError, RefusalCode.DATA),
+    (UnreadableRecordError, RefusalCode.DATA),
+    (WireError, RefusalCode.MESSAGE),
+]
+
+
+def make_client_app(site_of: Callable[[Context], Site]) -> ClientApp:
+    """A ClientApp that answers for the site which `site_of` opens for a node."""
+    app = ClientApp()
+
+    def answer(message: Message, context: Context) -> Message:
+        return Message(encode(_reply(message, context, site_of)), reply_to=message)
+
+    app.train()(answer)
+    app.query("describe")(answer)
+    app.query("probe")(answer)
+    return app
+
+
+def _reply(message: Message, context: Context, site_of: Callable[[Context], Site]) -> Reply:
+    try:
+        return site_of(context).answer(decode_request(message.content))
+    except SiteRefusal as refusal:
+        _log.warning("refused: %s", refusal)
+        return Refusal(code=refusal.code)
+    except Exception as error:
+        # Everything, on purpose: an exception's text may hold data and must not leave.
+        _log.exception("a request failed")
+        codes = (code for kind, code in _CODES if isinstance(error, kind))
+        return Refusal(code=next(codes, RefusalCode.INTERNAL))

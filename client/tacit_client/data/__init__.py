@@ -1,0 +1,17 @@
+"""A site's records: in memory, or on disk in the formats that people have."""
+
+from tacit_client.data.arrays import ArraySource, LabeledArraySource
+from tacit_client.data.files import open_source
+from tacit_client.data.folders import class_folders
+from tacit_client.data.pixels import fit_image
+from tacit_client.data.records import LabeledRecordSource, RecordSource
+
+__all__ = [
+    "ArraySource",
+    "LabeledArraySource",
+    "LabeledRecordSource",
+    "RecordSource",
+    "class_folders",
+    "fit_image",
+    "open_source",
+]

@@ -1,0 +1,108 @@
+"""The private gradient: per-unit gradients, clipped, summed, noised.
+
+The only place where Opacus forms gradients. Its hooks give the gradient of every row;
+clipping, summing and noise are ours (`tacit_common.privacy`), because Opacus noises
+floats with a seeded generator and turns one NaN record into a NaN update.
+"""
+
+import warnings
+
+import torch
+from opacus import GradSampleModule
+from torch import Tensor
+
+from tacit_common.errors import PrivacyConfigError
+from tacit_common.objectives.contract import Objective, PretrainModel
+from tacit_common.privacy.clipping import clipped_sum
+from tacit_common.privacy.mechanism import PrivacyMechanism
+from tacit_common.training import trained_parameters
+
+
+class PerUnitGradients:
+    """Forms the clipped sum of per-unit gradients of one model and objective.
+
+    Attaches Opacus's hooks to `model`; they stay inert while gradients are disabled.
+    """
+
+    def __init__(self, model: PretrainModel, objective: Objective) -> None:
+        self._model = model
+        self._objective = objective
+        self._parameters = [parameter for _, parameter in trained_parameters(model)]
+        # strict: a layer whose per-example gradient Opacus cannot form is an error.
+        self._hooks = GradSampleModule(model, loss_reduction="sum", strict=True)
+
+    def clipped_sum(
+        self,
+        batch: Tensor,
+        generator: torch.Generator,
+        *,
+        l2_clip_norm: float,
+        augmentations: int,
+        max_physical_batch: int,
+    ) -> Tensor:
+        """Sum over units of their gradient clipped to `l2_clip_norm`, float64 [P].
+
+        `batch` is [B, ...] with one row a unit; B may be 0. A unit's gradient is the mean
+        over its augmented views, formed before it is clipped. The physical batch bounds
+        memory and does not change the result.
+        """
+        size = sum(parameter.numel() for parameter in self._parameters)
+        total = torch.zeros(size, dtype=torch.float64)
+        for chunk in batch.split(max_physical_batch) if len(batch) else ():
+            rows = self._per_unit(chunk, generator, augmentations)
+            total += clipped_sum(rows, l2_clip_norm)
+        return total
+
+    def _per_unit(
+        self, chunk: Tensor, generator: torch.Generator, augmentations: int
+    ) -> list[Tensor]:
+        """Gradient of every row, one tensor [B, *shape] a parameter."""
+        sums: list[Tensor] | None = None
+        for _ in range(augmentations):
+            views = self._objective.views(chunk, generator)
+            loss = self._objective.loss(self._model, views)  # [B]
+            if loss.shape != (len(chunk),):
+                raise PrivacyConfigError(
+                    "the objective gives no loss per unit",
+                    why=f"a batch of {len(chunk)} gave a loss of shape {tuple(loss.shape)}",
+                    fix="return one value a row: see the Objective protocol",
+                )
+            with warnings.catch_warnings():
+                # An embedding's integer input has no gradient; Opacus needs only its output's.
+                warnings.filterwarnings("ignore", message="Full backward hook is firing")
+                (loss.sum() / augmentations).backward()  # type: ignore[no-untyped-call]
+            rows = [self._take_rows(parameter, len(chunk)) for parameter in self._parameters]
+            sums = rows if sums is None else [a + b for a, b in zip(sums, rows, strict=True)]
+        if sums is None:
+            raise PrivacyConfigError(
+                "no view of a record was formed",
+                why=f"augmentations is {augmentations}",
+                fix="set federation.augmentations to 1 or more",
+            )
+        return sums
+
+    @staticmethod
+    def _take_rows(parameter: torch.nn.Parameter, size: int) -> Tensor:
+        rows = getattr(parameter, "grad_sample", None)
+        parameter.grad = None
+        parameter.grad_sample = None  # type: ignore[attr-defined]
+        if rows is None:  # the loss does not reach this parameter
+            return torch.zeros(size, *parameter.shape)
+        if not isinstance(rows, Tensor) or len(rows) != size:
+            raise PrivacyConfigError(
+                "per-unit gradients cannot be formed",
+                why="a layer was called with rows that are not the units of the batch",
+                fix="call the model with one row a unit, as often as needed",
+            )
+        return rows.detach()
+
+
+def private_mean_gradient(
+    clipped: Tensor, mechanism: PrivacyMechanism, *, expected_batch: float
+) -> Tensor:
+    """Noisy gradient [P], float32, from the clipped sum.
+
+    Divides after the noise, by a public constant: the sensitivity is of the sum, and
+    the true batch size is private.
+    """
+    return (mechanism.apply(clipped) / expected_batch).to(torch.float32)

@@ -1,0 +1,67 @@
+"""The answers that a site gave, so that a repeated question gets the same answer.
+
+A reply is written here, durably, before it may leave. If the server asks again, because
+it or the site was killed in between, the stored reply is sent once more: no second
+noise, no second payment. Only the newest reply is kept: a server that asks for the
+next round has the last one.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from tacit_common.errors import LedgerError
+from tacit_common.files import write_atomically
+from tacit_common.wire import ProbeReply, TrainReply
+
+_SUFFIXES = {TrainReply: ".update.npy", ProbeReply: ".statistics.npy"}
+
+
+class Outbox:
+    """Stored replies of one site, in a folder of their own."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def find(self, key: str) -> TrainReply | ProbeReply | None:
+        """The reply that was stored for a request, or None.
+
+        Raises:
+            LedgerError: there is one, but it cannot be read.
+        """
+        for reply_type, suffix in _SUFFIXES.items():
+            path = self._directory / f"{key}{suffix}"
+            if path.exists():
+                try:
+                    return reply_type(np.load(path, allow_pickle=False))
+                except (OSError, ValueError):
+                    raise LedgerError(
+                        "a stored reply cannot be read",
+                        why=f"'{path.name}' in the outbox is damaged",
+                        fix="restore the site's folder from a backup",
+                    ) from None
+        return None
+
+    def store(self, key: str, reply: TrainReply | ProbeReply) -> None:
+        """Write a reply durably and forget the ones before it.
+
+        Raises:
+            LedgerError: it cannot be written.
+        """
+        array = reply.update if isinstance(reply, TrainReply) else reply.statistics
+        path = self._directory / f"{key}{_SUFFIXES[type(reply)]}"
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            older = [entry for entry in self._directory.iterdir() if entry != path]
+            buffer = io.BytesIO()
+            np.save(buffer, array, allow_pickle=False)
+            write_atomically(path, buffer.getvalue())
+            for entry in older:
+                entry.unlink()
+        except OSError as error:
+            raise LedgerError(
+                "a reply cannot be stored",
+                why=error.strerror or type(error).__name__,
+                fix="check that the site's folder is writable and has space",
+            ) from None

@@ -1,0 +1,62 @@
+"""The site's half of a probe: statistics of labelled features, made private."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tacit_client.records import read_records
+from tacit_client.resident import ResidentModel
+from tacit_common.data import DataSource, LabeledDataSource
+from tacit_common.encoders import embed
+from tacit_common.errors import DataError, RefusalCode, SiteRefusal
+from tacit_common.plugins import PluginTable
+from tacit_common.privacy.noise import LatticeGaussian, RandomSource
+from tacit_common.probes import PublicBasis, build_probe
+from tacit_common.training import load_parameters
+from tacit_common.wire import ProbeReply, ProbeRequest
+
+
+def statistics(
+    request: ProbeRequest,
+    source: DataSource,
+    resident: ResidentModel,
+    plugins: PluginTable,
+    random: RandomSource,
+) -> ProbeReply:
+    """The probe's statistics over all records of the site, with noise where the plan has it.
+
+    Raises:
+        DataError: the site's records have no labels.
+    """
+    plan = request.plan
+    if plan.probe >= len(plan.study.probes):
+        raise SiteRefusal(
+            RefusalCode.MESSAGE,
+            why=f"the study has no probe {plan.probe}",
+            fix="number the probes of the study from 0",
+        )
+    probe = build_probe(plan.study.probes[plan.probe], plugins)
+    load_parameters(resident.model, request.parameters)
+    records = read_records(source, np.arange(len(source)))
+    features = embed(resident.model.encoder, records).astype(np.float64)  # [N, D]
+    basis = PublicBasis(request.basis_mean, request.basis_components)
+    exact = probe.statistics(features, _labels(source), basis)  # [S]
+    if plan.noise_multiplier is None:
+        return ProbeReply(exact)
+    mechanism = LatticeGaussian(
+        l2_clip_norm=probe.l2_sensitivity,
+        noise_multiplier=plan.noise_multiplier,
+        dimension=len(exact),
+        source=random,
+    )
+    return ProbeReply(mechanism.apply(torch.from_numpy(exact)).numpy())
+
+
+def _labels(source: DataSource) -> NDArray[np.int64]:
+    if not isinstance(source, LabeledDataSource):
+        raise DataError(
+            "a probe needs labels",
+            why="the site's data source has no label_of",
+            fix="give the site labelled data, or leave the probe out of the study",
+        )
+    return np.array([source.label_of(index) for index in range(len(source))], dtype=np.int64)

@@ -1,0 +1,187 @@
+"""A data site: everything that happens between a request and the reply that leaves.
+
+The order is the guarantee: check the plan against the policy and the ledger, reserve
+its cost, only then read a record, store the private answer, commit, and release.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from tacit_client import probe
+from tacit_client.ledger import Charge, Ledger
+from tacit_client.outbox import Outbox
+from tacit_client.policy import SitePolicy
+from tacit_client.pretrain import PlainStepGradient, PrivateStepGradient, local_update
+from tacit_client.resident import resident_model
+from tacit_common import __version__
+from tacit_common.data import DataSource
+from tacit_common.errors import RefusalCode, SiteRefusal
+from tacit_common.plugins import PluginTable
+from tacit_common.privacy.events import (
+    GaussianRelease,
+    NonPrivateRelease,
+    PoissonGaussianSteps,
+    PrivacyEvent,
+)
+from tacit_common.privacy.noise import LatticeGaussian, RandomSource
+from tacit_common.privacy.separability import require_legal
+from tacit_common.study import LocalPrivacyPlan, Study
+from tacit_common.wire import (
+    DescribeRequest,
+    ProbePlan,
+    ProbeReply,
+    ProbeRequest,
+    Reply,
+    Request,
+    RoundPlan,
+    SiteDescription,
+    TrainReply,
+    TrainRequest,
+)
+
+ReplyT = TypeVar("ReplyT", TrainReply, ProbeReply)
+
+
+@dataclass(frozen=True)
+class Site:
+    """One data site.
+
+    `declared_records` is a public constant that the operator chose, rounded down from
+    what the site holds; `len(source)` never enters a plan or a reply.
+    """
+
+    name: str
+    source: DataSource
+    declared_records: int
+    policy: SitePolicy
+    ledger: Ledger
+    outbox: Outbox
+    plugins: PluginTable
+    random: RandomSource
+
+    def answer(self, request: Request) -> Reply:
+        """Do what the server asks, if the policy and the ledger allow it.
+
+        Raises:
+            SiteRefusal: they do not; nothing was read.
+            TacitError: the work failed; nothing leaves.
+        """
+        match request:
+            case DescribeRequest():
+                return SiteDescription(
+                    site=self.name,
+                    declared_records=self.declared_records,
+                    tacit_version=__version__,
+                )
+            case TrainRequest():
+                return self._once(request.plan, TrainReply, lambda: self._train(request))
+            case ProbeRequest():
+                return self._once(request.plan, ProbeReply, lambda: self._probe(request))
+
+    def _once(
+        self, plan: RoundPlan | ProbePlan, reply_type: type[ReplyT], work: Callable[[], ReplyT]
+    ) -> ReplyT:
+        """Pay for a request once, do it once, and give the same answer ever after."""
+        key = plan.key()
+        stored = self.outbox.find(key)
+        if isinstance(stored, reply_type):
+            return stored
+        # A key that is reserved but has no answer was interrupted before anything
+        # left: the work is done anew under the reserve that was paid.
+        if not self.ledger.is_reserved(key):
+            self._check_legal(plan.study)
+            event = charged_event(plan)
+            self.policy.check(self.ledger.events, event)
+            self.ledger.reserve(_charge(plan, key, event))
+        reply = work()
+        if isinstance(plan.study.privacy, LocalPrivacyPlan):  # without noise, work repeats itself
+            self.outbox.store(key, reply)
+        self.ledger.commit(key)
+        return reply
+
+    def _check_legal(self, study: Study) -> None:
+        resident = resident_model(study, self.plugins)
+        require_legal(resident.objective.coupling, study.objective.kind, study.privacy)
+
+    def _train(self, request: TrainRequest) -> TrainReply:
+        plan, privacy = request.plan, request.plan.study.privacy
+        resident = resident_model(plan.study, self.plugins)
+        gradient: PrivateStepGradient | PlainStepGradient
+        if isinstance(privacy, LocalPrivacyPlan):
+            mechanism = LatticeGaussian(
+                l2_clip_norm=privacy.l2_clip_norm,
+                noise_multiplier=required_noise(plan),
+                dimension=len(request.parameters),
+                source=self.random,
+            )
+            gradient = PrivateStepGradient(
+                resident,
+                self.source,
+                plan,
+                privacy,
+                mechanism,
+                self.random,
+                site=self.name,
+                declared_records=self.declared_records,
+            )
+        else:
+            gradient = PlainStepGradient(resident, self.source, plan, privacy, site=self.name)
+        return local_update(resident, request.parameters, plan.study.federation, gradient)
+
+    def _probe(self, request: ProbeRequest) -> ProbeReply:
+        return probe.statistics(
+            request,
+            self.source,
+            resident_model(request.plan.study, self.plugins),
+            self.plugins,
+            self.random,
+        )
+
+
+def charged_event(plan: RoundPlan | ProbePlan) -> PrivacyEvent:
+    """What the site's ledger is charged for a plan.
+
+    Raises:
+        SiteRefusal: the plan's noise does not fit its mode.
+    """
+    privacy = plan.study.privacy
+    if not isinstance(privacy, LocalPrivacyPlan):
+        if plan.noise_multiplier is not None:
+            raise _unfit("the plan names noise under mode 'none'")
+        return NonPrivateRelease()
+    noise_multiplier = required_noise(plan)
+    if isinstance(plan, ProbePlan):
+        return GaussianRelease(noise_multiplier=noise_multiplier)
+    return PoissonGaussianSteps(
+        sampling_rate=privacy.sampling_rate,
+        noise_multiplier=noise_multiplier,
+        steps=plan.study.federation.local_steps,
+    )
+
+
+def required_noise(plan: RoundPlan | ProbePlan) -> float:
+    """The plan's noise multiplier, which differential privacy cannot do without.
+
+    Raises:
+        SiteRefusal: the plan names none.
+    """
+    if plan.noise_multiplier is None:
+        raise _unfit("the plan names no noise under differential privacy")
+    return plan.noise_multiplier
+
+
+def _unfit(why: str) -> SiteRefusal:
+    return SiteRefusal(RefusalCode.MESSAGE, why=why, fix="calibrate the plan from its study")
+
+
+def _charge(plan: RoundPlan | ProbePlan, key: str, event: PrivacyEvent) -> Charge:
+    is_round = isinstance(plan, RoundPlan)
+    return Charge(
+        key=key,
+        run=plan.run,
+        study_digest=plan.study.digest(),
+        action="train" if is_round else "probe",
+        label=f"round {plan.round}" if is_round else f"probe {plan.probe} {plan.when}",
+        event=event,
+    )

@@ -1,0 +1,34 @@
+"""From an encoder's plan to an encoder whose weights depend on the plan and a seed alone."""
+
+import torch
+from torch import nn
+
+from tacit_common.encoders.contract import Encoder
+from tacit_common.encoders.vision import VisionTransformer
+from tacit_common.errors import PluginError
+from tacit_common.plugins import PluginTable, require
+from tacit_common.study import EncoderPlan, PluginPlan
+
+
+def build_encoder(plan: EncoderPlan, plugins: PluginTable, seed: int) -> Encoder:
+    """A new encoder on the CPU.
+
+    Guarantees: the weights are a function of `plan` and `seed`; torch's global random
+    state is as it was.
+
+    Raises:
+        PluginError: the plug-in is not configured here, or is no `Encoder` module.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        if not isinstance(plan, PluginPlan):
+            return VisionTransformer(plan)
+        candidate = plugins.create(plan, "encoder")
+    encoder = require(candidate, Encoder, plan.name)  # type: ignore[type-abstract]
+    if not isinstance(encoder, nn.Module):
+        raise PluginError(
+            f"encoder plug-in '{plan.name}' is not a torch module",
+            why=f"its factory returned a {type(encoder).__name__}",
+            fix="return an nn.Module with an embed_dim",
+        )
+    return encoder

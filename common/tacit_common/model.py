@@ -1,0 +1,64 @@
+"""The model that server and sites build alike from one study."""
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from tacit_common.encoders import build_encoder
+from tacit_common.errors import PluginError
+from tacit_common.objectives import Objective, PretrainModel, build_objective
+from tacit_common.plugins import PluginTable
+from tacit_common.study import Study
+from tacit_common.training import seeded_generator
+
+
+def build_model(study: Study, plugins: PluginTable) -> tuple[PretrainModel, Objective]:
+    """A new model, encoder and head, on the CPU, and its objective.
+
+    Guarantees: the weights are a function of the study's plans and seed; torch's global
+    random state is as it was.
+
+    Raises:
+        StudyError: the objective does not fit the encoder or the views.
+        PluginError: a plug-in cannot be used, or keeps state that no gradient clipping covers.
+    """
+    encoder = build_encoder(study.encoder, plugins, study.seed)
+    objective = build_objective(study, plugins)
+    with torch.random.fork_rng(devices=[]):
+        # A stream of its own, so that the head does not repeat the encoder's draws.
+        head_seed = seeded_generator(study.seed, "head").initial_seed()
+        torch.default_generator.manual_seed(head_seed)
+        head = objective.build_head(encoder)
+    if not isinstance(encoder, nn.Module):
+        raise TypeError("build_encoder returns modules")
+    model = PretrainModel(encoder, head)
+    refuse_shared_state(model)
+    return model, objective
+
+
+def refuse_shared_state(model: nn.Module) -> None:
+    """Refuse a model through which one record could reach another, or the server, unclipped.
+
+    Batch statistics do it within a step, and a saved buffer (running statistics, a
+    queue, a moving average) does it from step to step. A constant is fine when it is
+    registered with `persistent=False`.
+
+    Raises:
+        PluginError: a module has batch statistics or a saved buffer.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm):
+            raise PluginError(
+                f"module '{name}' is a {type(module).__name__}",
+                why="batch statistics mix the records of a batch, so no record's gradient "
+                "can be clipped",
+                fix="use nn.GroupNorm or nn.LayerNorm",
+            )
+    saved = sorted(model.state_dict().keys() - dict(model.named_parameters()).keys())
+    if saved:
+        raise PluginError(
+            f"the model saves state beside its parameters: {', '.join(saved)}",
+            why="a buffer changes outside the clipped gradient, and is not federated",
+            fix="register a constant with persistent=False, and make anything else a function "
+            "of the parameters",
+        )

@@ -1,0 +1,17 @@
+"""What is learned without labels, and what it couples (PRIVACY.md 3)."""
+
+from tacit_common.objectives.contract import Coupling, Objective, PretrainModel, Views
+from tacit_common.objectives.contrastive import BankContrast, SimCLR
+from tacit_common.objectives.factory import build_objective
+from tacit_common.objectives.masked import MaskedModelling
+
+__all__ = [
+    "BankContrast",
+    "Coupling",
+    "MaskedModelling",
+    "Objective",
+    "PretrainModel",
+    "SimCLR",
+    "Views",
+    "build_objective",
+]

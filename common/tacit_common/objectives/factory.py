@@ -1,0 +1,69 @@
+"""From a study to its objective."""
+
+from tacit_common.errors import StudyError
+from tacit_common.objectives.contract import Objective
+from tacit_common.objectives.contrastive import BankContrast, SimCLR
+from tacit_common.objectives.masked import MaskedModelling
+from tacit_common.plugins import PluginTable, require
+from tacit_common.study import (
+    BankContrastPlan,
+    EncoderPlan,
+    MaskedPlan,
+    SimCLRPlan,
+    Study,
+    ViewsPlan,
+    ViTPlan,
+)
+
+
+def build_objective(study: Study, plugins: PluginTable) -> Objective:
+    """The objective that `study` names.
+
+    Raises:
+        StudyError: the objective does not fit the study's encoder or views.
+        PluginError: the plug-in is not configured here, or is no `Objective`.
+    """
+    plan = study.objective
+    match plan:
+        case MaskedPlan():
+            return MaskedModelling(plan, study.views, image_shape=image_shape(study.encoder))
+        case BankContrastPlan():
+            _require_views(study.views, plan.kind)
+            shape = image_shape(study.encoder)
+            if shape is None:
+                raise StudyError(
+                    "objective 'bank_contrast' does not know the size of the images",
+                    why="its public bank has images of the records' size, and the encoder is a "
+                    "plug-in",
+                    fix="give the plug-in the options image_size and channels under "
+                    "[encoder.options]",
+                )
+            return BankContrast(plan, study.views, image_shape=shape)
+        case SimCLRPlan():
+            _require_views(study.views, plan.kind)
+            return SimCLR(plan, study.views)
+        case _:
+            candidate = plugins.create(plan, "objective")
+            return require(candidate, Objective, plan.name)  # type: ignore[type-abstract]
+
+
+def image_shape(plan: EncoderPlan) -> tuple[int, int, int] | None:
+    """(C, H, W) of the encoder's images, if the plan says so.
+
+    A plug-in says so by its options `image_size` and `channels`.
+    """
+    if isinstance(plan, ViTPlan):
+        return plan.channels, plan.image_size, plan.image_size
+    size, channels = plan.options.get("image_size"), plan.options.get("channels")
+    if isinstance(size, int) and isinstance(channels, int):
+        return channels, size, size
+    return None
+
+
+def _require_views(plan: ViewsPlan, objective: str) -> None:
+    if plan == ViewsPlan():
+        raise StudyError(
+            f"objective '{objective}' has nothing to learn from",
+            why="it contrasts two random views of a record, and [views] changes nothing",
+            fix="set for example views.max_shift = 0.1 and views.max_rotation_deg = 15",
+        )

@@ -1,0 +1,52 @@
+"""The report of a run: what it did, what it could reveal, and how good its encoder is."""
+
+from tacit_common.report.pictures import png_data_uri
+from tacit_common.report.render import render_html, write_report
+from tacit_common.report.schema import (
+    AccountantFigure,
+    Assumption,
+    Evaluation,
+    EvaluationRow,
+    Interval,
+    LocalPrivacy,
+    Neighbour,
+    NeighbourQuery,
+    NoPrivacy,
+    Pictures,
+    ProbeReport,
+    Reconstruction,
+    Refusal,
+    Report,
+    RoundReport,
+    Run,
+    SiteReport,
+    Software,
+    StudyRecord,
+    parse_report,
+)
+
+__all__ = [
+    "AccountantFigure",
+    "Assumption",
+    "Evaluation",
+    "EvaluationRow",
+    "Interval",
+    "LocalPrivacy",
+    "Neighbour",
+    "NeighbourQuery",
+    "NoPrivacy",
+    "Pictures",
+    "ProbeReport",
+    "Reconstruction",
+    "Refusal",
+    "Report",
+    "RoundReport",
+    "Run",
+    "SiteReport",
+    "Software",
+    "StudyRecord",
+    "parse_report",
+    "png_data_uri",
+    "render_html",
+    "write_report",
+]

@@ -1,0 +1,518 @@
+"""The study: one typed file that says what is trained, on what terms, and how it is judged.
+
+A study file is TOML. Every field is documented here, unknown keys are refused with
+the nearest valid name, and nothing that bears on privacy has a default.
+
+`Study` is the part that travels to the sites; `StudyFile` adds what stays with the
+person who wrote it (where simulated data comes from, which local code the plug-in
+names mean).
+"""
+
+import difflib
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tacit_common.errors import StudyError
+
+PluginName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+OptionValue = bool | int | float | str
+
+
+class _Plan(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PluginPlan(_Plan):
+    """A plug-in of one's own. Only its name travels; each site maps it to code it installed."""
+
+    kind: Literal["plugin"]
+    name: PluginName = Field(description="Name under [plugins] of the local configuration.")
+    options: dict[str, OptionValue] = Field(
+        default_factory=dict, description="Keyword arguments for the plug-in's factory."
+    )
+
+
+# --- encoder ---------------------------------------------------------------------------
+
+
+class ViTPlan(_Plan):
+    """A vision transformer whose parameters all sit in layers that clip exactly."""
+
+    kind: Literal["vit"]
+    image_size: int = Field(ge=4, le=1024, description="Height and width in pixels.")
+    channels: int = Field(ge=1, le=16, description="Channels of an image.")
+    patch_size: int = Field(ge=1, description="Height and width of a patch in pixels.")
+    width: int = Field(ge=8, description="Features of a token; also the embedding's size.")
+    depth: int = Field(ge=1, description="Number of transformer blocks.")
+    heads: int = Field(ge=1, description="Attention heads; they divide the width.")
+    mlp_ratio: float = Field(default=4.0, gt=0, description="Hidden size of the MLP over width.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"patch_size {self.patch_size} must divide {self.image_size}")
+        if self.width % self.heads:
+            raise ValueError(f"heads {self.heads} must divide width {self.width}")
+        return self
+
+
+EncoderPlan = Annotated[ViTPlan | PluginPlan, Field(discriminator="kind")]
+
+
+# --- objective and views ---------------------------------------------------------------
+
+
+class MaskedPlan(_Plan):
+    """Masked-patch modelling: reconstruct what was hidden (MAE, SimMIM)."""
+
+    kind: Literal["masked"]
+    style: Literal["mae", "simmim"] = Field(
+        default="mae",
+        description="`mae` drops hidden patches and decodes them; `simmim` replaces them by a "
+        "mask token and predicts pixels linearly.",
+    )
+    mask_ratio: float = Field(default=0.75, gt=0, lt=1, description="Share of patches hidden.")
+    normalize_targets: bool = Field(
+        default=False, description="Standardise the pixels of each target patch (MAE only)."
+    )
+    decoder_width: int = Field(default=32, ge=8, description="Features of a decoder token (MAE).")
+    decoder_depth: int = Field(default=1, ge=1, description="Decoder blocks (MAE).")
+
+
+class BankContrastPlan(_Plan):
+    """Contrast between two views of a record, with negatives from a public procedural bank."""
+
+    kind: Literal["bank_contrast"]
+    temperature: float = Field(default=0.2, gt=0, description="Softmax temperature.")
+    bank_size: int = Field(default=256, ge=2, description="Public images that serve as negatives.")
+    projection_dim: int = Field(default=64, ge=2, description="Size of the projected features.")
+
+
+class SimCLRPlan(_Plan):
+    """NT-Xent between all views of a batch. Couples records: see PRIVACY, section 3."""
+
+    kind: Literal["simclr"]
+    temperature: float = Field(default=0.2, gt=0, description="Softmax temperature.")
+    projection_dim: int = Field(default=64, ge=2, description="Size of the projected features.")
+
+
+ObjectivePlan = Annotated[
+    MaskedPlan | BankContrastPlan | SimCLRPlan | PluginPlan, Field(discriminator="kind")
+]
+
+
+class ViewsPlan(_Plan):
+    """Random views of a record: one affine warp, then brightness, contrast and noise."""
+
+    max_shift: float = Field(default=0.0, ge=0, le=0.5, description="Shift, share of the size.")
+    max_rotation_deg: float = Field(default=0.0, ge=0, le=180, description="Rotation in degrees.")
+    max_zoom: float = Field(default=0.0, ge=0, lt=1, description="Zoom by 1 ± this.")
+    flip: bool = Field(default=False, description="Mirror left to right half of the time.")
+    max_brightness: float = Field(default=0.0, ge=0, le=1, description="Added to every pixel.")
+    max_contrast: float = Field(default=0.0, ge=0, lt=1, description="Contrast times 1 ± this.")
+    noise_stddev: float = Field(default=0.0, ge=0, description="Gaussian pixel noise.")
+
+
+# --- privacy ---------------------------------------------------------------------------
+
+
+class LocalPrivacyPlan(_Plan):
+    """Every site adds its own noise: the server sees nothing that is not already private."""
+
+    mode: Literal["local"]
+    unit: Literal["record"] = Field(description="What one unit of privacy is.")
+    epsilon: float = Field(gt=0, description="Budget of the whole run at each site, probes too.")
+    delta: float = Field(gt=0, lt=1, description="δ at which ε is stated.")
+    l2_clip_norm: float = Field(gt=0, description="Bound C on a unit's gradient norm.")
+    sampling_rate: float = Field(gt=0, le=1, description="Poisson rate q of a unit, each step.")
+
+    def statement(self) -> str:
+        """The plan's promise in a few words, as every artefact of a run carries it."""
+        return f"local DP: ε ≤ {self.epsilon:g} at δ = {self.delta:g} for one {self.unit} of a site"
+
+
+class NoPrivacyPlan(_Plan):
+    """No differential privacy: written in full in every artefact of the run."""
+
+    mode: Literal["none"]
+    sampling_rate: float = Field(gt=0, le=1, description="Poisson rate q of a unit, each step.")
+
+    def statement(self) -> str:
+        """What every artefact of a run carries."""
+        return "no differential privacy"
+
+
+PrivacyPlan = Annotated[LocalPrivacyPlan | NoPrivacyPlan, Field(discriminator="mode")]
+
+
+# --- federation ------------------------------------------------------------------------
+
+
+class FedAvgPlan(_Plan):
+    """The new parameters are the old plus the mean update (McMahan et al. 2017)."""
+
+    kind: Literal["fedavg"]
+    server_lr: float = Field(default=1.0, gt=0, description="Step along the mean update.")
+
+
+class FedAvgMPlan(_Plan):
+    """FedAvg with server momentum (Hsu et al. 2019)."""
+
+    kind: Literal["fedavgm"]
+    server_lr: float = Field(default=1.0, gt=0, description="Step along the averaged update.")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="Server momentum.")
+
+
+class FedAdamPlan(_Plan):
+    """Adam on the server (Reddi et al. 2021)."""
+
+    kind: Literal["fedadam"]
+    server_lr: float = Field(default=0.01, gt=0, description="Adam's step size η.")
+    beta_1: float = Field(default=0.9, ge=0, lt=1, description="First moment.")
+    beta_2: float = Field(default=0.99, ge=0, lt=1, description="Second moment.")
+    tau: float = Field(default=1e-3, gt=0, description="Adaptivity τ.")
+
+
+class FedProxPlan(_Plan):
+    """FedAvg whose sites are pulled towards the round's start (Li et al. 2020)."""
+
+    kind: Literal["fedprox"]
+    proximal_mu: float = Field(gt=0, description="Weight μ of the proximal term.")
+
+
+StrategyPlan = Annotated[
+    FedAvgPlan | FedAvgMPlan | FedAdamPlan | FedProxPlan | PluginPlan,
+    Field(discriminator="kind"),
+]
+
+
+class FederationPlan(_Plan):
+    """Rounds, cohorts and local work."""
+
+    rounds: int = Field(ge=1, description="Rounds of federated averaging.")
+    local_steps: int = Field(ge=1, description="Optimiser steps of a site in a round.")
+    client_lr: float = Field(gt=0, description="Learning rate of a site.")
+    client_optimizer: Literal["sgd", "adam"] = Field(
+        default="sgd", description="The site's optimiser, started anew each round."
+    )
+    max_physical_batch: int = Field(
+        default=256, ge=1, description="Records in memory at once; does not change the result."
+    )
+    augmentations: int = Field(
+        default=1, ge=1, description="Views of a record averaged before its gradient is clipped."
+    )
+    cohort_size: int | None = Field(
+        default=None, ge=1, description="Sites asked in a round; all of them if left out."
+    )
+    quorum: float = Field(
+        default=0.5, gt=0, le=1, description="Share of the cohort that must answer."
+    )
+    deadline_s: float = Field(default=3600.0, gt=0, description="Seconds to wait for a round.")
+    weighting: Literal["equal", "declared_records"] = Field(
+        default="equal", description="Weights of the mean: public constants only."
+    )
+    strategy: StrategyPlan = Field(
+        default=FedAvgPlan(kind="fedavg"), description="How the server uses the mean update."
+    )
+
+
+class WarmStartPlan(_Plan):
+    """Pretraining on public procedural images before the first round: costs no privacy."""
+
+    steps: int = Field(ge=1, description="Optimiser steps.")
+    batch_size: int = Field(default=256, ge=1, description="Procedural images in a step.")
+    lr: float = Field(default=1e-3, gt=0, description="Peak learning rate of AdamW.")
+
+
+# --- probes ----------------------------------------------------------------------------
+
+
+class RidgeProbePlan(_Plan):
+    """A linear classifier in closed form from one noisy release of a site's statistics."""
+
+    kind: Literal["ridge"]
+    classes: int = Field(ge=2, description="Number of classes.")
+    when: list[Literal["before", "after"]] = Field(
+        default=["before", "after"], description="Before the first round, after the last, or both."
+    )
+    epsilon: float | None = Field(
+        default=None,
+        gt=0,
+        description="Share of the run's ε that one release may cost (at the plan's δ); required "
+        "under DP, refused without.",
+    )
+    project_dim: int = Field(
+        default=24, ge=1, description="Public principal components that features are cut to."
+    )
+
+
+class PluginProbePlan(PluginPlan):
+    """A probe of one's own."""
+
+    when: list[Literal["before", "after"]] = Field(
+        default=["before", "after"], description="Before the first round, after the last, or both."
+    )
+    epsilon: float | None = Field(
+        default=None, gt=0, description="Share of the run's ε that one release may cost."
+    )
+    project_dim: int = Field(
+        default=24, ge=1, description="Public principal components that features are cut to."
+    )
+
+
+ProbePlan = Annotated[RidgeProbePlan | PluginProbePlan, Field(discriminator="kind")]
+
+
+# --- simulation ------------------------------------------------------------------------
+
+
+class DirichletPartition(_Plan):
+    """Class shares of the sites drawn from Dirichlet(α): the smaller α, the more skewed."""
+
+    kind: Literal["dirichlet"]
+    alpha: float = Field(gt=0, description="Concentration α.")
+
+
+class IidPartition(_Plan):
+    """Records dealt out evenly."""
+
+    kind: Literal["iid"]
+
+
+class SimulationPlan(_Plan):
+    """What a simulation needs beyond the study; a deployment has real sites instead."""
+
+    dataset: str = Field(
+        description="`digits`, `strokes`, a plug-in's name, or a path to a data set on disk."
+    )
+    sites: int = Field(ge=1, description="Number of simulated sites.")
+    partition: Annotated[DirichletPartition | IidPartition, Field(discriminator="kind")] = Field(
+        default=IidPartition(kind="iid"), description="How records are dealt to sites."
+    )
+    declared_records: int = Field(
+        ge=1, description="Record count that each site declares, whatever it really holds."
+    )
+    labels_per_class: int = Field(
+        default=10, ge=1, description="Labels per class of the few-label probe."
+    )
+    threads: int = Field(
+        default=1,
+        ge=1,
+        description="CPU threads of torch. Fixed by the study, not by the machine, because sums "
+        "of floats depend on it: the same study gives the same encoder everywhere.",
+    )
+
+
+# --- the whole -------------------------------------------------------------------------
+
+
+class Study(_Plan):
+    """The part of a study that travels to every site."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60, description="Short name.")
+    seed: int = Field(ge=0, lt=2**31, description="Seed of everything but noise and sampling.")
+    encoder: EncoderPlan
+    objective: ObjectivePlan
+    views: ViewsPlan = ViewsPlan()
+    privacy: PrivacyPlan
+    federation: FederationPlan
+    warm_start: WarmStartPlan | None = None
+    probes: list[ProbePlan] = []
+
+    @model_validator(mode="after")
+    def _probes_fit_the_mode(self) -> Self:
+        for probe in self.probes:
+            if isinstance(self.privacy, LocalPrivacyPlan) and probe.epsilon is None:
+                raise ValueError(f"probe '{probe.kind}' needs epsilon: a release costs budget")
+            if isinstance(self.privacy, NoPrivacyPlan) and probe.epsilon is not None:
+                raise ValueError(f"probe '{probe.kind}' has an epsilon, but the mode is 'none'")
+        return self
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON of what travels; two equal studies have one digest."""
+        return hashlib.sha256(self.canonical_json().encode()).hexdigest()
+
+    def canonical_json(self) -> str:
+        """Sorted keys, no spaces: the same study always gives the same bytes."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+class StudyFile(Study):
+    """A study with what stays local to the person who runs it."""
+
+    simulation: SimulationPlan | None = None
+    plugins: dict[PluginName, str] = Field(
+        default_factory=dict,
+        description="What plug-in names mean here: 'module:attribute'. Never leaves this machine.",
+    )
+
+    def travelling(self) -> Study:
+        """The study as a site sees it: without data paths, without code."""
+        return Study.model_validate(
+            self.model_dump(mode="json", exclude={"simulation", "plugins"}),
+        )
+
+    def to_toml(self) -> str:
+        """The study as a TOML file that `load_study` reads back to an equal one."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def load_study(path: Path, overrides: list[str] | None = None) -> StudyFile:
+    """Read a study file, with `key.path=value` overrides applied on top.
+
+    Raises:
+        StudyError: the file is missing, not TOML, or any field is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(
+            f"cannot read study '{path}'",
+            why=getattr(error, "strerror", None) or "it is not UTF-8 text",
+            fix="give the path of a TOML file, or a recipe name from `tacit recipes`",
+        ) from None
+    return parse_study(text, source=str(path), overrides=overrides)
+
+
+def parse_study(
+    text: str, *, source: str = "study", overrides: list[str] | None = None
+) -> StudyFile:
+    """Parse the text of a study file.
+
+    Raises:
+        StudyError: it is not TOML, or any field is wrong.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise StudyError(
+            f"{source} is not valid TOML",
+            why=str(error),
+            fix="mend that line; `tacit study schema` shows every field",
+        ) from None
+    for override in overrides or []:
+        _apply_override(document, override)
+    try:
+        return StudyFile.model_validate(document)
+    except ValidationError as error:
+        raise _study_error(error, source) from None
+
+
+def _apply_override(document: dict[str, Any], override: str) -> None:
+    """Set one dotted key; list items are addressed by number (`probes.0.epsilon=1`)."""
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise StudyError(
+            f"--set {override!r} is not an assignment",
+            why="it has no '=' between key and value",
+            fix="write --set section.key=value, for example --set privacy.epsilon=4",
+        )
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string: --set privacy.mode=none
+    *parents, leaf = key.strip().split(".")
+    node: Any = document
+    for part in parents:
+        node = _descend(node, part, override)
+    if isinstance(node, list):
+        node[_index(node, leaf, override)] = value
+    elif isinstance(node, dict):
+        node[leaf] = value
+    else:
+        raise _not_a_section(override)
+
+
+def _descend(node: Any, part: str, override: str) -> Any:
+    if isinstance(node, list):
+        return node[_index(node, part, override)]
+    if isinstance(node, dict):
+        return node.setdefault(part, {})
+    raise _not_a_section(override)
+
+
+def _index(node: list[Any], part: str, override: str) -> int:
+    if part.isdecimal() and int(part) < len(node):
+        return int(part)
+    raise StudyError(
+        f"--set {override!r} addresses no item of a list",
+        why=f"'{part}' is not a number below {len(node)}",
+        fix="number list items from 0, for example probes.0.epsilon=1",
+    )
+
+
+def _not_a_section(override: str) -> StudyError:
+    return StudyError(
+        f"--set {override!r} goes through a plain value",
+        why="only sections and lists have keys under them",
+        fix="check the key with `tacit study show`",
+    )
+
+
+def _study_error(error: ValidationError, source: str) -> StudyError:
+    problems = [_problem(dict(item)) for item in error.errors(include_url=False)]
+    what = f"{source} has {len(problems)} wrong field" + ("s" if len(problems) > 1 else "")
+    return StudyError(
+        what,
+        why="\n".join(problems) if len(problems) > 1 else problems[0],
+        fix="mend the study; `tacit study schema` describes every field",
+    )
+
+
+def _problem(item: dict[str, Any]) -> str:
+    """One line for one wrong field, with the nearest valid name where a name is unknown."""
+    dotted, known_names = _locate(item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"'{dotted}' is not a field{_did_you_mean(item['loc'][-1], known_names)}"
+    if item["type"] == "missing":
+        return f"'{dotted}' is missing: it has no default"
+    if item["type"] == "union_tag_invalid":
+        tag, allowed = item["ctx"]["tag"], item["ctx"]["expected_tags"]
+        hint = _did_you_mean(tag, allowed.replace("'", "").split(", "))
+        return f"'{dotted}' is '{tag}', which is none of {allowed}{hint}"
+    if item["type"] == "union_tag_not_found":
+        return f"'{dotted}' has no {item['ctx']['discriminator']}"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"'{dotted}': {message[:1].lower()}{message[1:]}" if dotted else message
+
+
+def _did_you_mean(name: object, valid: list[str]) -> str:
+    nearest = difflib.get_close_matches(str(name), valid, n=1)
+    return f"; did you mean '{nearest[0]}'?" if nearest else ""
+
+
+def _locate(location: tuple[str | int, ...]) -> tuple[str, list[str]]:
+    """The dotted name of a place in the file, and the field names that are valid there.
+
+    Pydantic's locations also hold the tag of a union ("encoder", "vit", "width"); the
+    file does not, so tags are recognised by walking the schema, and left out.
+    """
+    schema = StudyFile.model_json_schema()
+    node: dict[str, Any] = schema
+    siblings: list[str] = []
+    names: list[str] = []
+    for part in location:
+        tags = node.get("discriminator", {}).get("mapping", {})
+        if part in tags:
+            node = _dereference(schema, {"$ref": tags[part]})
+            continue
+        names.append(str(part))
+        siblings = list(node.get("properties", {}))
+        child = node["items"] if "items" in node else node.get("properties", {}).get(part, {})
+        node = _dereference(schema, child)
+    return ".".join(names), siblings
+
+
+def _dereference(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    options = [option for option in node.get("anyOf", []) if "$ref" in option]
+    if options:  # an optional section: X | None
+        node = options[0]
+    if "$ref" in node:
+        node = schema["$defs"][node["$ref"].removeprefix("#/$defs/")]
+    return node

@@ -1,0 +1,81 @@
+"""The plain gradient, and the one vector that stands for a model.
+
+Shared by everything that trains without privacy (warm start, mode `none`) and by the
+private path, which replaces the gradient alone.
+"""
+
+import hashlib
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tacit_common.errors import WireError
+from tacit_common.objectives.contract import Objective, PretrainModel
+from tacit_common.strategy import ParameterVector
+
+
+def trained_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Parameters that are trained and federated, in the order of the flat vector."""
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+
+def flatten_parameters(model: nn.Module) -> ParameterVector:
+    """A copy of all trained parameters as one float32 vector [P]."""
+    parts = [p.detach().reshape(-1) for _, p in trained_parameters(model)]
+    flat: ParameterVector = torch.cat(parts).to("cpu", torch.float32).numpy()
+    return flat
+
+
+@torch.no_grad()
+def load_parameters(model: nn.Module, flat: ParameterVector) -> None:
+    """Write a flat vector [P] into the model.
+
+    Raises:
+        WireError: the vector has another length than the model's parameters.
+    """
+    parameters = trained_parameters(model)
+    expected = sum(p.numel() for _, p in parameters)
+    if flat.shape != (expected,):
+        raise WireError(
+            "a parameter vector does not fit the model",
+            why=f"it has shape {flat.shape}, the study's model has {expected} parameters",
+            fix="both sides must run the same Tacit version on the same study",
+        )
+    source = torch.from_numpy(np.array(flat, dtype=np.float32))  # a copy: never alias a message
+    offset = 0
+    for _, parameter in parameters:
+        part = source[offset : offset + parameter.numel()]
+        parameter.copy_(part.view_as(parameter))
+        offset += parameter.numel()
+
+
+def seeded_generator(*parts: int | str) -> torch.Generator:
+    """A CPU generator that depends on `parts` alone, e.g. (seed, "views", site, round).
+
+    For training only: privacy noise and sampling never come from here.
+    """
+    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def mean_gradient(
+    model: PretrainModel,
+    objective: Objective,
+    batch: Tensor,
+    generator: torch.Generator,
+    *,
+    augmentations: int = 1,
+) -> float:
+    """Fill `.grad` with the gradient of the mean loss of `batch` [B, ...], without privacy.
+
+    Returns:
+        The mean loss.
+    """
+    model.zero_grad(set_to_none=True)
+    total = 0.0
+    for _ in range(augmentations):
+        loss = objective.loss(model, objective.views(batch, generator)).mean() / augmentations
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+    return total

@@ -1,0 +1,303 @@
+"""Every message between server and site, and its one conversion to Flower records.
+
+Messages are data: a JSON plan that pydantic checks against a fixed schema, and float32
+vectors. A reply holds the fields listed here and no others, which is the allow-list of
+what may leave a site (PRIVACY.md 2): adding a field means adding it here, in view.
+
+    request           reply
+    DescribeRequest   SiteDescription
+    TrainRequest      TrainReply
+    ProbeRequest      ProbeReply
+    any               Refusal: a code, nothing else
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tacit_common.errors import RefusalCode, WireError
+from tacit_common.strategy import ParameterVector
+from tacit_common.study import Study
+
+PROTOCOL_VERSION = 1
+
+DESCRIBE = "query.describe"
+TRAIN = "train"
+PROBE = "query.probe"
+
+_CONFIG, _ARRAYS = "tacit", "arrays"
+_DTYPES = {np.dtype(np.float32).str, np.dtype(np.float64).str}
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    protocol: Literal[1] = PROTOCOL_VERSION
+
+
+class RoundPlan(_Body):
+    """What a site is asked to do in one round, in full: data, never code.
+
+    `noise_multiplier` is the server's proposal; the site charges and applies it only
+    if its own policy and ledger allow. It is None under mode `none`.
+    """
+
+    run: str = Field(max_length=64)
+    round: int = Field(ge=1)
+    study: Study
+    noise_multiplier: float | None = Field(gt=0)
+    parameters_sha256: str = Field(min_length=64, max_length=64)
+
+    def key(self) -> str:
+        """Identity of this request: a site answers it once, and repeats that answer."""
+        return _key("train", self)
+
+
+class ProbePlan(_Body):
+    """One probe release: the statistics of probe number `probe` of the study."""
+
+    run: str = Field(max_length=64)
+    when: Literal["before", "after"]
+    probe: int = Field(ge=0)
+    study: Study
+    noise_multiplier: float | None = Field(gt=0)
+    parameters_sha256: str = Field(min_length=64, max_length=64)
+
+    def key(self) -> str:
+        """Identity of this request: a site answers it once, and repeats that answer."""
+        return _key("probe", self)
+
+
+@dataclass(frozen=True)
+class DescribeRequest:
+    """Who are you, and what do you declare?"""
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """Pretrain from `parameters` [P] as `plan` says."""
+
+    plan: RoundPlan
+    parameters: ParameterVector
+
+
+@dataclass(frozen=True)
+class ProbeRequest:
+    """Release probe statistics of the encoder in `parameters` [P].
+
+    `basis_mean` [D] and `basis_components` [D, K] are public constants.
+    """
+
+    plan: ProbePlan
+    parameters: ParameterVector
+    basis_mean: NDArray[np.float64]
+    basis_components: NDArray[np.float64]
+
+
+class SiteDescription(_Body):
+    """What a site says of itself: constants that its operator declared."""
+
+    site: str = Field(max_length=64)
+    declared_records: int = Field(ge=1)
+    tacit_version: str = Field(max_length=32)
+
+
+@dataclass(frozen=True)
+class TrainReply:
+    """The site's update (local minus global) [P], private under every mode but `none`.
+
+    `train_loss` is the mean loss of the round's steps; mode `none` only.
+    """
+
+    update: ParameterVector
+    train_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class ProbeReply:
+    """The probe's statistics [S], private under every mode but `none`."""
+
+    statistics: NDArray[np.float64]
+
+
+class Refusal(_Body):
+    """The site did nothing, or nothing that it will show: a fixed code says why."""
+
+    code: RefusalCode
+
+
+Request = DescribeRequest | TrainRequest | ProbeRequest
+Reply = SiteDescription | TrainReply | ProbeReply | Refusal
+
+
+class _TrainReplyBody(_Body):
+    train_loss: float | None
+
+
+class _EmptyBody(_Body):
+    pass
+
+
+BodyT = TypeVar("BodyT", bound=_Body)
+
+
+def parameters_sha256(parameters: ParameterVector) -> str:
+    """SHA-256 of the bytes of a parameter vector, hexadecimal."""
+    return hashlib.sha256(np.ascontiguousarray(parameters).data).hexdigest()
+
+
+def message_type(request: Request) -> str:
+    """Flower's message type for a request."""
+    if isinstance(request, TrainRequest):
+        return TRAIN
+    return PROBE if isinstance(request, ProbeRequest) else DESCRIBE
+
+
+def encode(message: Request | Reply) -> RecordDict:
+    """A message as Flower records."""
+    match message:
+        case DescribeRequest():
+            return _records("describe", _EmptyBody())
+        case TrainRequest():
+            return _records("train", message.plan, parameters=message.parameters)
+        case ProbeRequest():
+            return _records(
+                "probe",
+                message.plan,
+                parameters=message.parameters,
+                basis_mean=message.basis_mean,
+                basis_components=message.basis_components,
+            )
+        case SiteDescription():
+            return _records("description", message)
+        case TrainReply():
+            body = _TrainReplyBody(train_loss=message.train_loss)
+            return _records("update", body, update=message.update)
+        case ProbeReply():
+            return _records("statistics", _EmptyBody(), statistics=message.statistics)
+        case Refusal():
+            return _records("refusal", message)
+
+
+def decode_request(records: RecordDict) -> Request:
+    """The request in Flower records.
+
+    Raises:
+        WireError: it is not a request of this protocol version.
+    """
+    kind, body, arrays = _open(records)
+    match kind:
+        case "describe":
+            _parse(_EmptyBody, body)
+            return DescribeRequest()
+        case "train":
+            return TrainRequest(
+                _parse(RoundPlan, body), _take(arrays, "parameters", np.float32, ndim=1)
+            )
+        case "probe":
+            return ProbeRequest(
+                _parse(ProbePlan, body),
+                _take(arrays, "parameters", np.float32, ndim=1),
+                _take(arrays, "basis_mean", np.float64, ndim=1),
+                _take(arrays, "basis_components", np.float64, ndim=2),
+            )
+    raise _unknown(kind)
+
+
+def decode_reply(records: RecordDict) -> Reply:
+    """The reply in Flower records.
+
+    Raises:
+        WireError: it is not a reply of this protocol version.
+    """
+    kind, body, arrays = _open(records)
+    match kind:
+        case "description":
+            return _parse(SiteDescription, body)
+        case "update":
+            loss = _parse(_TrainReplyBody, body).train_loss
+            return TrainReply(_take(arrays, "update", np.float32, ndim=1), loss)
+        case "statistics":
+            _parse(_EmptyBody, body)
+            return ProbeReply(_take(arrays, "statistics", np.float64, ndim=1))
+        case "refusal":
+            return _parse(Refusal, body)
+    raise _unknown(kind)
+
+
+def _key(action: str, plan: RoundPlan | ProbePlan) -> str:
+    return hashlib.sha256(f"{action}\n{plan.model_dump_json()}".encode()).hexdigest()
+
+
+def _records(kind: str, body: _Body, **arrays: NDArray[np.generic]) -> RecordDict:
+    records = RecordDict({_CONFIG: ConfigRecord({"kind": kind, "body": body.model_dump_json()})})
+    if arrays:
+        packed = {name: _pack(array) for name, array in arrays.items()}
+        records[_ARRAYS] = ArrayRecord(packed)
+    return records
+
+
+def _pack(array: NDArray[np.generic]) -> Array:
+    """Raw little-endian bytes: one copy, where Flower's NumPy container takes two."""
+    contiguous = np.ascontiguousarray(array)
+    return Array(
+        dtype=contiguous.dtype.str,
+        shape=contiguous.shape,
+        stype="tacit.raw",
+        data=contiguous.tobytes(),
+    )
+
+
+def _open(records: RecordDict) -> tuple[str, str, dict[str, Array]]:
+    config = records.config_records.get(_CONFIG)
+    if config is None or set(config) != {"kind", "body"}:
+        raise _malformed("it has no 'tacit' record with a kind and a body")
+    kind, body = config["kind"], config["body"]
+    if not isinstance(kind, str) or not isinstance(body, str):
+        raise _malformed("its kind or body is not text")
+    arrays = records.array_records.get(_ARRAYS)
+    return kind, body, dict(arrays) if arrays is not None else {}
+
+
+def _parse(body_type: type[BodyT], body: str) -> BodyT:
+    try:
+        return body_type.model_validate_json(body)
+    except ValidationError as error:
+        fields = sorted({".".join(map(str, item["loc"])) for item in error.errors()})
+        raise _malformed(f"wrong fields: {', '.join(fields)}") from None
+
+
+ScalarT = TypeVar("ScalarT", np.float32, np.float64)
+
+
+def _take(
+    arrays: dict[str, Array], name: str, dtype: type[ScalarT], *, ndim: int
+) -> NDArray[ScalarT]:
+    array = arrays.get(name)
+    if array is None:
+        raise _malformed(f"array '{name}' is missing")
+    if array.dtype != np.dtype(dtype).str or array.dtype not in _DTYPES:
+        raise _malformed(f"array '{name}' has dtype {array.dtype[:16]}")
+    shape = tuple(array.shape)
+    if len(shape) != ndim or any(size < 0 for size in shape):
+        raise _malformed(f"array '{name}' has {len(shape)} dimensions, not {ndim}")
+    if len(array.data) != int(np.prod(shape)) * np.dtype(dtype).itemsize:
+        raise _malformed(f"array '{name}' does not hold as many bytes as its shape says")
+    return np.frombuffer(array.data, dtype=dtype).reshape(shape)
+
+
+def _unknown(kind: str) -> WireError:
+    return _malformed(f"kind '{kind[:32]}' is not one that is expected here")
+
+
+def _malformed(why: str) -> WireError:
+    return WireError(
+        "a message cannot be understood",
+        why=why,
+        fix="run the same Tacit version on the server and on every site",
+    )

@@ -1,0 +1,72 @@
+"""Who takes part: the sites that described themselves, and the cohort of a round."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tacit_common.errors import QuorumError
+from tacit_common.study import FederationPlan
+from tacit_common.training import seeded_generator
+from tacit_common.wire import DescribeRequest, SiteDescription
+from tacit_server.exchange import Exchange
+
+
+@dataclass(frozen=True)
+class Participant:
+    """A site as the server knows it: public constants only."""
+
+    node_id: int
+    site: str
+    declared_records: int
+
+
+def meet_sites(exchange: Exchange, timeout_s: float) -> list[Participant]:
+    """Every connected site that describes itself, sorted by name.
+
+    Raises:
+        QuorumError: nobody answers, or two sites use one name.
+    """
+    nodes = exchange.node_ids()
+    participants = [
+        Participant(answer.node_id, answer.reply.site, answer.reply.declared_records)
+        for answer in exchange.ask(nodes, DescribeRequest(), timeout_s)
+        if isinstance(answer.reply, SiteDescription)
+    ]
+    names = [participant.site for participant in participants]
+    if not names:
+        raise QuorumError(
+            "no site answers",
+            why=f"{len(nodes)} nodes are connected and none described itself",
+            fix="start the sites and look at their logs",
+        )
+    if len(set(names)) < len(names):
+        raise QuorumError(
+            "two sites use one name",
+            why="a site's name must be its own: budgets and weights are kept by name",
+            fix="rename one of the sites",
+        )
+    return sorted(participants, key=lambda participant: participant.site)
+
+
+def choose_cohort(
+    participants: list[Participant], federation: FederationPlan, *, seed: int, round_number: int
+) -> list[Participant]:
+    """The sites that are asked in a round: all, or a seeded sample of `cohort_size`.
+
+    Sites sampled by the server do not amplify privacy: the server knows the sample.
+    """
+    size = federation.cohort_size
+    if size is None or size >= len(participants):
+        return participants
+    generator = seeded_generator(seed, "cohort", round_number)
+    chosen = np.random.default_rng(generator.initial_seed()).choice(
+        len(participants), size=size, replace=False
+    )
+    return [participants[index] for index in sorted(chosen)]
+
+
+def weight_of(participant: Participant, federation: FederationPlan) -> float:
+    """A site's weight in the mean: one, or its declared constant, never its private count."""
+    if federation.weighting == "declared_records":
+        return float(participant.declared_records)
+    return 1.0

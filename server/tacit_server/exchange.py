@@ -1,0 +1,41 @@
+"""How the server asks sites: the one interface between the rounds and the transport."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from tacit_common.wire import Reply, Request
+
+
+class Failure(StrEnum):
+    """Why nothing usable came back, where the site did not say so itself."""
+
+    NO_ANSWER = "no_answer"  # nothing before the deadline
+    NODE_ERROR = "node_error"  # Flower reports that the node failed
+    UNUSABLE_REPLY = "unusable_reply"  # not a message of this version, or of another shape
+    NON_FINITE_UPDATE = "non_finite_update"  # NaN or infinity in the update
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back from one node."""
+
+    node_id: int
+    reply: Reply | Failure
+
+
+class Exchange(Protocol):
+    """Asks nodes the same question and hands over what they answer."""
+
+    def node_ids(self) -> list[int]:
+        """Nodes that are connected now, ascending."""
+        ...
+
+    def ask(self, nodes: Sequence[int], request: Request, timeout_s: float) -> Iterator[Answer]:
+        """One answer a node, in the order of `nodes`, as soon as that order allows.
+
+        The order is fixed because a sum of floats depends on it: the same replies give
+        the same model, whichever site was faster.
+        """
+        ...

@@ -1,0 +1,153 @@
+"""The life of a round.
+
+1. pick a cohort and write the round's plan;
+2. ask every site of the cohort; each checks the plan, pays, and only then trains;
+3. take the mean of the updates, which are private already;
+4. apply the strategy.
+
+The caller writes the checkpoint: a round that is not in one has not happened.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tacit_common.errors import QuorumError
+from tacit_common.privacy.plan import PrivacySchedule
+from tacit_common.strategy import ParameterVector, Strategy, StrategyState
+from tacit_common.study import FederationPlan, Study
+from tacit_common.wire import Refusal, RoundPlan, TrainReply, TrainRequest, parameters_sha256
+from tacit_server.cohort import Participant, choose_cohort, weight_of
+from tacit_server.exchange import Answer, Exchange, Failure
+from tacit_server.run_log import RoundFinished
+
+@dataclass(frozen=True)
+class Federation:
+    """What stays the same from round to round."""
+
+    run: str
+    study: Study
+    schedule: PrivacySchedule
+    participants: list[Participant]
+    exchange: Exchange
+    strategy: Strategy
+
+    def epsilon_after(self, round_number: int) -> float | None:
+        """ε of a site that joined every round so far; None without privacy."""
+        if self.schedule.noise_multiplier is None:
+            return None
+        before = sum(release.when == "before" for release in self.schedule.probe_releases)
+        return self.schedule.epsilon_after(round_number, before)
+
+
+@dataclass
+class Tally:
+    """Who answered a request of the cohort, and why others did not."""
+
+    answered: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def require_quorum(self, cohort: list[Participant], plan: FederationPlan, what: str) -> None:
+        """Raises QuorumError if too few of the cohort answered."""
+        needed = max(1, math.ceil(plan.quorum * len(cohort)))
+        if len(self.answered) >= needed:
+            return
+        reasons = ", ".join(f"{site}: {code}" for site, code in sorted(self.failed.items()))
+        raise QuorumError(
+            f"{what} failed: {len(self.answered)} of {len(cohort)} sites answered",
+            why=f"the quorum is {needed} ({reasons})",
+            fix="look at the logs of these sites, then resume the run: nothing is lost",
+        )
+
+
+def run_round(
+    federation: Federation,
+    state: StrategyState,
+    *,
+    public_loss: Callable[[ParameterVector], float],
+    progress: Callable[[int, int], None],
+) -> tuple[StrategyState, RoundFinished]:
+    """One round from `state`: the next state, and what there is to log.
+
+    Raises:
+        QuorumError: too few sites gave a usable answer.
+    """
+    started = time.monotonic()
+    study, number = federation.study, state.round + 1
+    cohort = choose_cohort(
+        federation.participants, study.federation, seed=study.seed, round_number=number
+    )
+    request = TrainRequest(
+        RoundPlan(
+            run=federation.run,
+            round=number,
+            study=study,
+            noise_multiplier=federation.schedule.noise_multiplier,
+            parameters_sha256=parameters_sha256(state.parameters),
+        ),
+        state.parameters,
+    )
+    mean, tally, train_loss = _mean_update(federation, cohort, request, progress)
+    tally.require_quorum(cohort, study.federation, f"round {number}")
+    after = federation.strategy.apply(state, mean)
+    return after, RoundFinished(
+        round=number,
+        asked=[participant.site for participant in cohort],
+        answered=tally.answered,
+        failed=tally.failed,
+        seconds=time.monotonic() - started,
+        update_norm=float(np.linalg.norm(mean)),
+        epsilon=federation.epsilon_after(number),
+        public_loss=public_loss(after.parameters),
+        train_loss=train_loss,
+    )
+
+
+def _mean_update(
+    federation: Federation,
+    cohort: list[Participant],
+    request: TrainRequest,
+    progress: Callable[[int, int], None],
+) -> tuple[ParameterVector, Tally, float | None]:
+    """Weighted mean of the usable updates, summed in the order of the cohort."""
+    study = federation.study
+    total: NDArray[np.float64] = np.zeros(len(request.parameters))
+    total_weight = 0.0
+    losses: list[float] = []
+    tally = Tally()
+    answers = federation.exchange.ask(
+        [participant.node_id for participant in cohort], request, study.federation.deadline_s
+    )
+    for done, (participant, answer) in enumerate(zip(cohort, answers, strict=True), start=1):
+        progress(done, len(cohort))
+        reply = _usable(answer, expected_size=len(total))
+        if not isinstance(reply, TrainReply):
+            tally.failed[participant.site] = reply
+            continue
+        weight = weight_of(participant, study.federation)
+        total += weight * reply.update
+        total_weight += weight
+        tally.answered.append(participant.site)
+        if reply.train_loss is not None:
+            losses.append(reply.train_loss)
+    mean = (total / max(total_weight, 1e-300)).astype(np.float32)
+    return mean, tally, float(np.mean(losses)) if losses else None
+
+
+def _usable(answer: Answer, *, expected_size: int) -> TrainReply | str:
+    """The update, or the code that says why there is none to add to the mean."""
+    match answer.reply:
+        case TrainReply(update=update) as reply:
+            if len(update) != expected_size:
+                return Failure.UNUSABLE_REPLY
+            return reply if np.isfinite(update).all() else Failure.NON_FINITE_UPDATE
+        case Refusal(code=code):
+            return code.value
+        case Failure() as failure:
+            return failure.value
+        case _:
+            return Failure.UNUSABLE_REPLY

@@ -1,0 +1,219 @@
+"""The life of a run: meet the sites, warm start, probe, rounds, probe, export.
+
+Every step ends in a checkpoint, and a run that was killed goes on from the last one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+from uuid import uuid4
+
+import torch
+
+from tacit_common.encoders import save_encoder
+from tacit_common.model import build_model
+from tacit_common.plugins import PluginTable
+from tacit_common.privacy.plan import PrivacySchedule
+from tacit_common.strategy import ParameterVector, StrategyState
+from tacit_common.study import Study
+from tacit_common.training import flatten_parameters, load_parameters, seeded_generator
+from tacit_server.checkpoint import CheckpointStore, RunState
+from tacit_server.cohort import meet_sites
+from tacit_server.exchange import Exchange
+from tacit_server.probes import LabeledRecords, run_probe
+from tacit_server.public import public_images
+from tacit_server.rounds import Federation, run_round
+from tacit_server.run_log import (
+    LoggedEvent,
+    ProbeFinished,
+    RunFinished,
+    RunLog,
+    RunResumed,
+    RunStarted,
+    Watcher,
+)
+from tacit_server.strategies import build_strategy
+from tacit_server.warm_start import warm_start
+
+_PUBLIC_LOSS_IMAGES = 64  # cheap enough for every round, and always the same ones
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps everything."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> CheckpointStore:
+        """The run's checkpoints."""
+        return CheckpointStore(self.path / "checkpoints")
+
+    @property
+    def events(self) -> Path:
+        """The run's event log."""
+        return self.path / "events.jsonl"
+
+    @property
+    def encoder(self) -> Path:
+        """The exported encoder."""
+        return self.path / "encoder"
+
+
+class Coordinator:
+    """Runs one study over the sites of one exchange, in one folder."""
+
+    def __init__(
+        self,
+        study: Study,
+        schedule: PrivacySchedule,
+        folder: RunFolder,
+        plugins: PluginTable,
+        *,
+        scoring: LabeledRecords | None = None,
+        watchers: Sequence[Watcher] = (),
+    ) -> None:
+        self._study = study
+        self._schedule = schedule
+        self._folder = folder
+        self._plugins = plugins
+        self._scoring = scoring
+        self._log = RunLog(folder.events, watchers)
+        self._model, self._objective = build_model(study, plugins)
+        self._strategy = build_strategy(study.federation.strategy, plugins)
+
+    def run(self, exchange: Exchange) -> RunState:
+        """Bring the run to its end, from wherever its folder says it stands.
+
+        Raises:
+            QuorumError: too few sites answered; what is done stays, and can be resumed.
+            CheckpointError: the folder's checkpoint cannot be used.
+        """
+        participants = meet_sites(exchange, self._study.federation.deadline_s)
+        declared = {p.site: p.declared_records for p in participants}
+        state = self._folder.checkpoints.read_newest(study_digest=self._study.digest())
+        if state is None:
+            state = self._begin(declared)
+        else:
+            self._log.mend(state.events)
+            state = self._record(state, RunResumed(after_round=state.round))
+        federation = Federation(
+            state.run, self._study, self._schedule, participants, exchange, self._strategy
+        )
+        state = self._probe(federation, state, "before")
+        while state.round < self._study.federation.rounds:
+            number = state.round + 1
+            strategy, event = run_round(
+                federation,
+                state.strategy,
+                public_loss=self._public_loss,
+                progress=lambda done, total, n=number: self._log.progress(
+                    "round", f"round {n}", done, total
+                ),
+            )
+            state = self._record(state, event, strategy)
+        state = self._probe(federation, state, "after")
+        if not any(isinstance(event, RunFinished) for event in state.events):
+            self._export(state)
+            state = self._record(state, RunFinished(rounds=state.round))
+        return state
+
+    def _begin(self, declared: dict[str, int]) -> RunState:
+        """Warm start, and the first checkpoint."""
+        run = uuid4().hex
+        self._log.mend([])
+        started = RunStarted(
+            run=run,
+            study_digest=self._study.digest(),
+            rounds=self._study.federation.rounds,
+            parameters=len(flatten_parameters(self._model)),
+            noise_multiplier=self._schedule.noise_multiplier,
+            sites=declared,
+        )
+        events: list[LoggedEvent] = [started]
+        if self._study.warm_start is not None:
+            events.append(
+                warm_start(
+                    self._model,
+                    self._objective,
+                    self._study,
+                    self._study.warm_start,
+                    lambda done, total: self._log.progress(
+                        "warm start", "warm start", done, total
+                    ),
+                )
+            )
+        parameters = flatten_parameters(self._model)
+        state = RunState(
+            run=run,
+            study_digest=self._study.digest(),
+            strategy=self._strategy.init(parameters),
+            initial=parameters,
+            events=events,
+        )
+        self._folder.checkpoints.write(state)
+        self._log.mend(events)
+        return state
+
+    def _probe(
+        self, federation: Federation, state: RunState, when: Literal["before", "after"]
+    ) -> RunState:
+        """Run the study's probes for this moment that the checkpoint does not hold yet."""
+        done = {
+            event.probe
+            for event in state.events
+            if isinstance(event, ProbeFinished) and event.when == when
+        }
+        for number, plan in enumerate(self._study.probes):
+            if when not in plan.when or number in done:
+                continue
+            event = run_probe(
+                federation,
+                self._model,
+                state.initial if when == "before" else state.strategy.parameters,
+                number=number,
+                when=when,
+                plugins=self._plugins,
+                scoring=self._scoring,
+                progress=lambda answered, total, kind=plan.kind: self._log.progress(
+                    "probe", f"{kind} probe {when}", answered, total
+                ),
+            )
+            state = self._record(state, event)
+        return state
+
+    def _record(
+        self, state: RunState, event: LoggedEvent, strategy: StrategyState | None = None
+    ) -> RunState:
+        """Checkpoint what has happened, then tell of it: the log never runs ahead."""
+        state = replace(
+            state, strategy=strategy or state.strategy, events=[*state.events, event]
+        )
+        self._folder.checkpoints.write(state)
+        self._log.publish(event)
+        return state
+
+    @torch.no_grad()
+    def _public_loss(self, parameters: ParameterVector) -> float:
+        load_parameters(self._model, parameters)
+        images = public_images(
+            self._study, _PUBLIC_LOSS_IMAGES, seeded_generator(self._study.seed, "public loss")
+        )
+        views = self._objective.views(images, seeded_generator(self._study.seed, "public views"))
+        return float(self._objective.loss(self._model, views).mean())
+
+    def _export(self, state: RunState) -> None:
+        load_parameters(self._model, state.strategy.parameters)
+        save_encoder(
+            self._folder.encoder,
+            self._model.encoder,
+            self._study.encoder,
+            provenance={
+                "study": self._study.name,
+                "study_digest": state.study_digest,
+                "run": state.run,
+                "rounds": state.round,
+                "privacy": self._study.privacy.statement(),
+            },
+        )

@@ -1,0 +1,45 @@
+"""Studies that come with Tacit: each a TOML file in this folder, described by its first lines."""
+
+import difflib
+from importlib import resources
+from importlib.resources.abc import Traversable
+
+from tacit_common.errors import StudyError
+
+
+def recipe_names() -> list[str]:
+    """Names of all recipes, sorted."""
+    return sorted(path.name.removesuffix(".toml") for path in _files())
+
+
+def recipe_text(name: str) -> str:
+    """The study file of a recipe.
+
+    Raises:
+        StudyError: there is no such recipe.
+    """
+    for path in _files():
+        if path.name == f"{name}.toml":
+            return path.read_text(encoding="utf-8")
+    names = recipe_names()
+    nearest = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean '{nearest[0]}'?" if nearest else f"the recipes are {', '.join(names)}"
+    raise StudyError(
+        f"there is no recipe '{name}'",
+        why=f"no study file of that name exists; {hint}",
+        fix="see `tacit recipes`, or give a path that ends in .toml",
+    )
+
+
+def recipe_summary(name: str) -> str:
+    """The first sentence of the comment that opens a recipe."""
+    comment = []
+    for line in recipe_text(name).splitlines():
+        if not line.startswith("# "):
+            break
+        comment.append(line.removeprefix("# "))
+    return " ".join(comment).partition(". ")[0].rstrip(".") + "."
+
+
+def _files() -> list[Traversable]:
+    return [p for p in resources.files(__name__).iterdir() if p.name.endswith(".toml")]

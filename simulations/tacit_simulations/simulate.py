@@ -1,0 +1,176 @@
+"""The main job: a whole study over simulated sites, from data to report.
+
+    prepare the folder → deal out the data → run the rounds → evaluate → report
+
+Every stage can be killed and taken up again: what is in the folder is not done twice.
+"""
+
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import torch
+
+from tacit_client.data import LabeledArraySource
+from tacit_common.errors import StudyError, UsageError
+from tacit_common.files import write_atomically
+from tacit_common.model import build_model
+from tacit_common.plugins import PluginTable
+from tacit_common.privacy.plan import calibrate
+from tacit_common.privacy.separability import require_legal
+from tacit_common.report import Report, write_report
+from tacit_common.study import SimulationPlan, StudyFile, load_study
+from tacit_server.checkpoint import RunState
+from tacit_server.exchange import Exchange
+from tacit_server.probes import LabeledRecords
+from tacit_server.run import Coordinator, RunFolder
+from tacit_server.run_log import Watcher
+from tacit_simulations.engine import RayOptions, run_in_process, run_on_ray
+from tacit_simulations.datasets import LabeledImages
+from tacit_simulations.judgement import judge
+from tacit_simulations.results import build_report
+from tacit_simulations.sites import SimulatedSites
+
+STUDY = "study.toml"
+
+
+@dataclass(frozen=True)
+class SimulationResult:
+    """What a finished simulation leaves behind."""
+
+    report: Report
+    report_json: Path
+    report_html: Path
+
+
+def new_folder(study: StudyFile, out: Path | None) -> Path:
+    """A folder for a new run, holding the resolved study.
+
+    Raises:
+        UsageError: the folder exists and is not empty, or cannot be written.
+    """
+    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    folder = out if out is not None else Path("runs") / f"{study.name}-{stamp}"
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(
+            f"'{folder}' is taken",
+            why="it is a file, or a folder that holds something already",
+            fix="give another --out, or go on with a run by --resume",
+        )
+    try:
+        write_atomically(folder / STUDY, study.to_toml().encode())
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to '{folder}'",
+            why=error.strerror or type(error).__name__,
+            fix="give an --out that can be written",
+        ) from None
+    return folder
+
+
+def read_folder(folder: Path) -> StudyFile:
+    """The study of an existing run.
+
+    Raises:
+        UsageError: it is no run's folder.
+    """
+    if not (folder / STUDY).is_file():
+        raise UsageError(
+            f"'{folder}' is not the folder of a run",
+            why=f"it holds no {STUDY}",
+            fix="give the folder that `tacit simulate` named when it began",
+        )
+    return load_study(folder / STUDY)
+
+
+def check(study: StudyFile) -> SimulationPlan:
+    """Everything that can be known to be wrong before any work is done.
+
+    Raises:
+        UsageError: the study cannot be simulated as it is.
+    """
+    if study.simulation is None:
+        raise StudyError(
+            "the study has no [simulation]",
+            why="a simulation needs a data set and a number of sites",
+            fix="add [simulation] with dataset, sites and declared_records",
+        )
+    _, objective = build_model(study.travelling(), PluginTable(study.plugins))
+    require_legal(objective.coupling, study.objective.kind, study.privacy)
+    calibrate(study.travelling())
+    return study.simulation
+
+
+def simulate(
+    study: StudyFile,
+    folder: Path,
+    *,
+    ray: RayOptions | None = None,
+    watchers: Sequence[Watcher] = (),
+) -> SimulationResult:
+    """Run `study` in `folder`, from wherever the folder says it stands.
+
+    Raises:
+        TacitError: the study, the data or the run is at fault; what is done stays.
+    """
+    plan = check(study)
+    schedule = calibrate(study.travelling())
+    torch.set_num_threads(plan.threads)
+    with _locked(folder):
+        sites = SimulatedSites(study, plan, folder)
+        data = sites.prepare()
+        coordinator = Coordinator(
+            study.travelling(),
+            schedule,
+            RunFolder(folder),
+            PluginTable(study.plugins),
+            scoring=_scoring(data),
+            watchers=watchers,
+        )
+
+        def coordinate(exchange: Exchange) -> RunState:
+            return coordinator.run(exchange)
+
+        if ray is None:
+            state = run_in_process(coordinate, sites.open, plan.sites)
+        else:
+            state = run_on_ray(coordinate, sites.open, plan.sites, ray)
+        sites.close()
+        judgement = judge(study, state, data)
+        report = build_report(
+            study,
+            schedule,
+            state,
+            sites,
+            engine="in-process" if ray is None else "ray",
+            evaluation=judgement.evaluation,
+            verdicts=judgement.verdicts,
+            pictures=judgement.pictures,
+        )
+        report_json, report_html = write_report(folder, report)
+        return SimulationResult(report, report_json, report_html)
+
+
+def _scoring(data: LabeledImages) -> LabeledRecords | None:
+    """The held-out images, which no site holds, as the coordinator's public labelled data."""
+    if not isinstance(data.test, LabeledArraySource):
+        return None
+    return LabeledRecords(data.test.images, data.test.labels)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time in a run's folder."""
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"'{folder}' is in use",
+                why="another process is running this simulation",
+                fix="wait for it to end, or stop it",
+            ) from None
+        yield

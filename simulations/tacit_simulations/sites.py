@@ -1,0 +1,140 @@
+"""Simulated sites: a share of one data set each, and everything else as a real site has it."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tacit_client.data import LabeledArraySource
+from tacit_client.ledger import Ledger
+from tacit_client.outbox import Outbox
+from tacit_client.policy import SitePolicy
+from tacit_client.site import Site
+from tacit_common.objectives.factory import image_shape
+from tacit_common.errors import StudyError
+from tacit_common.plugins import PluginTable
+from tacit_common.privacy.noise import SecureRandom
+from tacit_common.study import LocalPrivacyPlan, SimulationPlan, StudyFile
+from tacit_simulations.datasets import LabeledImages, load_dataset
+from tacit_simulations.partition import partition
+
+_OPEN_AT_ONCE = 128  # an open ledger holds three file descriptors
+
+
+@dataclass(frozen=True)
+class SimulatedSites:
+    """Opens the sites of one simulation, in whichever process they are needed."""
+
+    study: StudyFile
+    plan: SimulationPlan
+    folder: Path
+
+    def name(self, index: int) -> str:
+        """A name that sorts like its number."""
+        return f"site-{index:0{len(str(self.plan.sites - 1))}d}"
+
+    def ledger_path(self, index: int) -> Path:
+        """Where the ledger of a site is."""
+        return self.folder / "sites" / self.name(index) / "ledger.db"
+
+    def prepare(self) -> LabeledImages:
+        """Load the data and deal it out, once for all processes; returns the data.
+
+        Raises:
+            DataError: the data set cannot be read.
+            StudyError: it cannot be dealt out to so many sites.
+        """
+        data = self._images()
+        if not self._partition_path.exists():
+            train = data.train
+            # Without labels every record counts as of one class: skew has no meaning then.
+            labels = (
+                train.labels
+                if isinstance(train, LabeledArraySource)
+                else np.zeros(len(train), dtype=np.int64)
+            )
+            shares = partition(labels, self.plan.partition, self.plan.sites, self.study.seed)
+            self._partition_path.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(self._partition_path, *shares)
+        return data
+
+    def open(self, index: int) -> Site:
+        """The site with this number, its ledger verified; the last few stay open."""
+        key = (self.folder, index)
+        if key in _open_sites:
+            _open_sites.move_to_end(key)
+            return _open_sites[key]
+        torch.set_num_threads(self.plan.threads)  # in a worker process too
+        directory = self.ledger_path(index).parent
+        site = Site(
+            name=self.name(index),
+            source=self._images().train.take(self._share(index)),
+            declared_records=self.plan.declared_records,
+            policy=_policy(self.study),
+            ledger=Ledger(directory / "ledger.db", site=self.name(index)),
+            outbox=Outbox(directory / "outbox"),
+            plugins=PluginTable(self.study.plugins),
+            random=SecureRandom(),
+        )
+        _open_sites[key] = site
+        if len(_open_sites) > _OPEN_AT_ONCE:
+            _, oldest = _open_sites.popitem(last=False)
+            oldest.ledger.close()
+        return site
+
+    def close(self) -> None:
+        """Close every site that this process holds open."""
+        while _open_sites:
+            _, site = _open_sites.popitem()
+            site.ledger.close()
+
+    @property
+    def _partition_path(self) -> Path:
+        return self.folder / "sites" / "partition.npz"
+
+    def _share(self, index: int) -> NDArray[np.int64]:
+        with np.load(self._partition_path, allow_pickle=False) as shares:
+            share: NDArray[np.int64] = shares[f"arr_{index}"]
+        return share
+
+    def _images(self) -> LabeledImages:
+        shape = image_shape(self.study.encoder)
+        if shape is None:
+            raise StudyError(
+                "a simulation does not know the size of the encoder's images",
+                why="the encoder is a plug-in that does not say it",
+                fix="give it the options image_size and channels under [encoder.options]",
+            )
+        channels, size, _ = shape
+        plugins = tuple(sorted(self.study.plugins.items()))
+        return _load(self.plan.dataset, size, channels, self.study.seed, plugins)
+
+
+_open_sites: OrderedDict[tuple[Path, int], Site] = OrderedDict()
+
+
+@lru_cache(maxsize=1)
+def _load(
+    dataset: str, image_size: int, channels: int, seed: int, plugins: tuple[tuple[str, str], ...]
+) -> LabeledImages:
+    """The data of one simulation, once a process."""
+    return load_dataset(
+        dataset,
+        image_size=image_size,
+        channels=channels,
+        seed=seed,
+        plugins=PluginTable(dict(plugins)),
+    )
+
+
+def _policy(study: StudyFile) -> SitePolicy:
+    """Simulated operators allow what the study asks for, and not a bit more."""
+    if isinstance(study.privacy, LocalPrivacyPlan):
+        return SitePolicy(
+            epsilon_cap=study.privacy.epsilon, delta=study.privacy.delta, allow_non_private=False
+        )
+    return SitePolicy(epsilon_cap=1.0, delta=1e-5, allow_non_private=True)
