@@ -48,7 +48,8 @@ class PerUnitGradients:
         """
         size = sum(parameter.numel() for parameter in self._parameters)
         total = torch.zeros(size, dtype=torch.float64)
-        for chunk in batch.split(max_physical_batch) if len(batch) else ():
+        for first in range(0, len(batch), max_physical_batch):
+            chunk = batch[first : first + max_physical_batch]
             rows = self._per_unit(chunk, generator, augmentations)
             total += clipped_sum(rows, l2_clip_norm)
         return total

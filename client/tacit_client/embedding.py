@@ -4,6 +4,8 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
@@ -74,9 +76,6 @@ def write_features(path: Path, features: Features) -> None:
         case ".npy":
             np.save(buffer, features, allow_pickle=False)
         case ".parquet":
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
             columns = {f"f{index}": column for index, column in enumerate(features.T)}
             pq.write_table(pa.table(columns), buffer)
         case suffix:

@@ -34,13 +34,14 @@ class Outbox:
             path = self._directory / f"{key}{suffix}"
             if path.exists():
                 try:
-                    return reply_type(np.load(path, allow_pickle=False))
+                    array = np.load(path, allow_pickle=False)
                 except (OSError, ValueError):
                     raise LedgerError(
                         "a stored reply cannot be read",
                         why=f"'{path.name}' in the outbox is damaged",
                         fix="restore the site's folder from a backup",
                     ) from None
+                return TrainReply(array) if reply_type is TrainReply else ProbeReply(array)
         return None
 
     def store(self, key: str, reply: TrainReply | ProbeReply) -> None:

@@ -71,9 +71,7 @@ class PrivateStepGradient:
         An empty sample gives noise alone and steps like any other: skipping it would
         tell that it was empty.
         """
-        sample = secret_poisson_sample(
-            len(self._source), self._privacy.sampling_rate, self._random
-        )
+        sample = secret_poisson_sample(len(self._source), self._privacy.sampling_rate, self._random)
         clipped = self._resident.per_unit_gradients.clipped_sum(
             read_records(self._source, sample),
             self._views,

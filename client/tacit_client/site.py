@@ -176,12 +176,11 @@ def _unfit(why: str) -> SiteRefusal:
 
 
 def _charge(plan: RoundPlan | ProbePlan, key: str, event: PrivacyEvent) -> Charge:
-    is_round = isinstance(plan, RoundPlan)
     return Charge(
         key=key,
         run=plan.run,
         study_digest=plan.study.digest(),
-        action="train" if is_round else "probe",
-        label=f"round {plan.round}" if is_round else f"probe {plan.probe} {plan.when}",
+        action="train" if isinstance(plan, RoundPlan) else "probe",
+        label=plan.label(),
         event=event,
     )

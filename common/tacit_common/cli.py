@@ -22,7 +22,10 @@ def run_command(command: Callable[[], object]) -> int:
         command()
     except TacitError as error:
         _print_traceback_if_asked()
-        print(f"error: {error.what}\n  why: {_indented(error.why)}\n  fix: {error.fix}", file=sys.stderr)
+        print(
+            f"error: {error.what}\n  why: {_indented(error.why)}\n  fix: {error.fix}",
+            file=sys.stderr,
+        )
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -96,7 +96,7 @@ class RefusalCode(StrEnum):
     INTERNAL = "internal"  # anything else; details stay in the site's own log
 
 
-class SiteRefusal(TacitError):
+class SiteRefusal(TacitError):  # noqa: N818 - a refusal is an answer, not a mishap
     """A site declines a request. Only `code` ever leaves the site."""
 
     def __init__(self, code: RefusalCode, *, why: str, fix: str) -> None:

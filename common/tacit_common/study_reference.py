@@ -9,10 +9,8 @@ def study_reference() -> str:
     """Markdown: one table a section of the study file, every field with type and default."""
     schema = StudyFile.model_json_schema()
     definitions: dict[str, dict[str, Any]] = schema["$defs"]
-    parts = [_section("The study", schema, definitions)]
-    parts += [
-        _section(_title(name, body), body, definitions) for name, body in definitions.items()
-    ]
+    parts = [_section("The study", schema)]
+    parts += [_section(_title(name, body), body) for name, body in definitions.items()]
     return "\n".join(parts)
 
 
@@ -24,10 +22,9 @@ def _title(name: str, body: dict[str, Any]) -> str:
     return name
 
 
-def _section(
-    title: str, body: dict[str, Any], definitions: dict[str, dict[str, Any]]
-) -> str:
-    lines = [f"## {title}", "", body.get("description", "").split("\n\n")[0].replace("\n", " "), ""]
+def _section(title: str, body: dict[str, Any]) -> str:
+    summary = body.get("description", "").split("\n\n")[0].replace("\n", " ")
+    lines = [f"## {title}", "", summary, ""]
     lines += ["| field | type | default | meaning |", "|---|---|---|---|"]
     required = set(body.get("required", []))
     for name, field in body.get("properties", {}).items():
@@ -49,9 +46,8 @@ def _type(field: dict[str, Any]) -> str:
         return " or ".join(_type(option) for option in options)
     if field.get("type") == "array":
         return f"list of {_type(field.get('items', {}))}"
-    return {"null": "nothing", "number": "number", "object": "table"}.get(
-        field.get("type", ""), field.get("type", "any")
-    )
+    name = str(field.get("type", "any"))
+    return {"null": "nothing", "object": "table"}.get(name, name)
 
 
 def _name(reference: str) -> str:

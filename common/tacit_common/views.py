@@ -24,7 +24,7 @@ def random_views(batch: Tensor, plan: ViewsPlan, generator: torch.Generator) -> 
     Raises:
         StudyError: the plan changes images and the records are none.
     """
-    if plan == ViewsPlan():
+    if plan == ViewsPlan() or not len(batch):
         return batch
     if batch.ndim != 4:
         raise StudyError(

@@ -24,8 +24,6 @@ from tacit_common.errors import RefusalCode, WireError
 from tacit_common.strategy import ParameterVector
 from tacit_common.study import Study
 
-PROTOCOL_VERSION = 1
-
 DESCRIBE = "query.describe"
 TRAIN = "train"
 PROBE = "query.probe"
@@ -37,7 +35,7 @@ _DTYPES = {np.dtype(np.float32).str, np.dtype(np.float64).str}
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    protocol: Literal[1] = PROTOCOL_VERSION
+    protocol: Literal[1] = 1  # the version of this schema; raise it when a field changes
 
 
 class RoundPlan(_Body):
@@ -57,6 +55,10 @@ class RoundPlan(_Body):
         """Identity of this request: a site answers it once, and repeats that answer."""
         return _key("train", self)
 
+    def label(self) -> str:
+        """What a ledger or a log calls this request."""
+        return f"round {self.round}"
+
 
 class ProbePlan(_Body):
     """One probe release: the statistics of probe number `probe` of the study."""
@@ -71,6 +73,10 @@ class ProbePlan(_Body):
     def key(self) -> str:
         """Identity of this request: a site answers it once, and repeats that answer."""
         return _key("probe", self)
+
+    def label(self) -> str:
+        """What a ledger or a log calls this request."""
+        return f"probe {self.probe} {self.when}"
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tacit_common.encoders import Encoder, embed
-from tacit_server.public import public_images
 from tacit_common.objectives.contract import PretrainModel
 from tacit_common.plugins import PluginTable
-from tacit_common.probes import Interval, build_probe, public_basis, wilson_interval
+from tacit_common.probes import build_probe, public_basis, wilson_interval
 from tacit_common.strategy import ParameterVector
 from tacit_common.training import load_parameters, seeded_generator
 from tacit_common.wire import ProbePlan, ProbeReply, ProbeRequest, Refusal, parameters_sha256
 from tacit_server.exchange import Failure
+from tacit_server.public import public_images
 from tacit_server.rounds import Federation, Tally
 from tacit_server.run_log import ProbeFinished
 
@@ -77,6 +77,7 @@ def run_probe(
         score = wilson_interval(int((predicted == scoring.labels).sum()), len(predicted))
     return ProbeFinished(
         when=when,
+        after_round=0 if when == "before" else study.federation.rounds,
         probe=number,
         kind=plan.kind,
         answered=tally.answered,

@@ -25,6 +25,7 @@ from tacit_server.cohort import Participant, choose_cohort, weight_of
 from tacit_server.exchange import Answer, Exchange, Failure
 from tacit_server.run_log import RoundFinished
 
+
 @dataclass(frozen=True)
 class Federation:
     """What stays the same from round to round."""

@@ -3,8 +3,9 @@
 Every step ends in a checkpoint, and a run that was killed goes on from the last one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 from uuid import uuid4
@@ -21,6 +22,7 @@ from tacit_common.training import flatten_parameters, load_parameters, seeded_ge
 from tacit_server.checkpoint import CheckpointStore, RunState
 from tacit_server.cohort import meet_sites
 from tacit_server.exchange import Exchange
+from tacit_server.metrics import MetricsWriter
 from tacit_server.probes import LabeledRecords, run_probe
 from tacit_server.public import public_images
 from tacit_server.rounds import Federation, run_round
@@ -31,6 +33,7 @@ from tacit_server.run_log import (
     RunLog,
     RunResumed,
     RunStarted,
+    Stage,
     Watcher,
 )
 from tacit_server.strategies import build_strategy
@@ -79,7 +82,8 @@ class Coordinator:
         self._folder = folder
         self._plugins = plugins
         self._scoring = scoring
-        self._log = RunLog(folder.events, watchers)
+        self._metrics = MetricsWriter(folder.path)
+        self._log = RunLog(folder.events, [self._metrics.watch, *watchers])
         self._model, self._objective = build_model(study, plugins)
         self._strategy = build_strategy(study.federation.strategy, plugins)
 
@@ -103,20 +107,18 @@ class Coordinator:
         )
         state = self._probe(federation, state, "before")
         while state.round < self._study.federation.rounds:
-            number = state.round + 1
             strategy, event = run_round(
                 federation,
                 state.strategy,
                 public_loss=self._public_loss,
-                progress=lambda done, total, n=number: self._log.progress(
-                    "round", f"round {n}", done, total
-                ),
+                progress=self._progress("round", f"round {state.round + 1}"),
             )
             state = self._record(state, event, strategy)
         state = self._probe(federation, state, "after")
         if not any(isinstance(event, RunFinished) for event in state.events):
             self._export(state)
             state = self._record(state, RunFinished(rounds=state.round))
+        self._metrics.close()
         return state
 
     def _begin(self, declared: dict[str, int]) -> RunState:
@@ -139,9 +141,7 @@ class Coordinator:
                     self._objective,
                     self._study,
                     self._study.warm_start,
-                    lambda done, total: self._log.progress(
-                        "warm start", "warm start", done, total
-                    ),
+                    self._progress("warm start", "warm start"),
                 )
             )
         parameters = flatten_parameters(self._model)
@@ -155,6 +155,9 @@ class Coordinator:
         self._folder.checkpoints.write(state)
         self._log.mend(events)
         return state
+
+    def _progress(self, stage: Stage, label: str) -> Callable[[int, int], None]:
+        return partial(self._log.progress, stage, label)
 
     def _probe(
         self, federation: Federation, state: RunState, when: Literal["before", "after"]
@@ -176,9 +179,7 @@ class Coordinator:
                 when=when,
                 plugins=self._plugins,
                 scoring=self._scoring,
-                progress=lambda answered, total, kind=plan.kind: self._log.progress(
-                    "probe", f"{kind} probe {when}", answered, total
-                ),
+                progress=self._progress("probe", f"{plan.kind} probe {when}"),
             )
             state = self._record(state, event)
         return state
@@ -187,9 +188,7 @@ class Coordinator:
         self, state: RunState, event: LoggedEvent, strategy: StrategyState | None = None
     ) -> RunState:
         """Checkpoint what has happened, then tell of it: the log never runs ahead."""
-        state = replace(
-            state, strategy=strategy or state.strategy, events=[*state.events, event]
-        )
+        state = replace(state, strategy=strategy or state.strategy, events=[*state.events, event])
         self._folder.checkpoints.write(state)
         self._log.publish(event)
         return state

@@ -71,6 +71,7 @@ class ProbeFinished(_Event):
 
     event: Literal["probe_finished"] = "probe_finished"
     when: Literal["before", "after"]
+    after_round: int
     probe: int
     kind: str
     answered: list[str]
@@ -88,12 +89,7 @@ class RunFinished(_Event):
 
 
 LoggedEvent = Annotated[
-    RunStarted
-    | RunResumed
-    | WarmStarted
-    | RoundFinished
-    | ProbeFinished
-    | RunFinished,
+    RunStarted | RunResumed | WarmStarted | RoundFinished | ProbeFinished | RunFinished,
     Field(discriminator="event"),
 ]
 LOGGED_EVENT: TypeAdapter[LoggedEvent] = TypeAdapter(LoggedEvent)

@@ -6,11 +6,11 @@ State goes in and comes out, where Flower keeps it in the object.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, Metadata, MetricRecord, RecordDict
-from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAdam, FedAvgM
 
 from tacit_common.plugins import PluginTable, require
 from tacit_common.strategy import ParameterVector, Strategy, StrategyState
@@ -24,6 +24,16 @@ from tacit_common.study import (
 )
 
 _KEY = "parameters"
+
+
+@dataclass(frozen=True)
+class _Reply:
+    """What a Flower strategy reads of a reply; a real Message needs a running task."""
+
+    content: RecordDict
+
+    def has_error(self) -> bool:
+        return False
 
 
 class _FlowerOptimizer(Protocol):
@@ -113,19 +123,8 @@ def _aggregate(
             "metrics": MetricRecord({"num-examples": 1}),
         }
     )
-    metadata = Metadata(
-        run_id=0,
-        message_id="",
-        src_node_id=0,
-        dst_node_id=0,
-        reply_to_message_id="",
-        group_id="",
-        created_at=0.0,
-        ttl=1.0,
-        message_type="train",
-    )
-    reply = Message(content=content, metadata=metadata)
-    arrays, _ = flower.aggregate_train(state.round + 1, [reply])
+    reply = _Reply(content)
+    arrays, _ = flower.aggregate_train(state.round + 1, [cast(Message, reply)])
     if arrays is None:
         raise RuntimeError("Flower's strategy returned nothing for a valid reply")
     return _float32(arrays[_KEY].numpy())

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import torch
 
-from tacit_server.public import public_images
 from tacit_common.objectives.contract import Objective, PretrainModel
 from tacit_common.study import Study, WarmStartPlan
 from tacit_common.training import mean_gradient, seeded_generator
+from tacit_server.public import public_images
 from tacit_server.run_log import WarmStarted
 
 _CLIP_NORM = 1.0  # of the mean gradient, for stability alone: nothing here is private

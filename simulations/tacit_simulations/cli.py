@@ -68,9 +68,7 @@ def simulate(
     study: StudyArgument = "digits",
     set_: SetOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
-    resume: Annotated[
-        Path | None, typer.Option(help="Go on with the run in this folder.")
-    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
     engine: Annotated[
         Literal["in-process", "ray"], typer.Option(help="Where the sites run.")
     ] = "in-process",

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from tacit_client.data import (
+    ArraySource,
     LabeledArraySource,
     class_folders,
     fit_image,
@@ -30,10 +31,10 @@ HELD_OUT_SHARE = 0.2
 
 @dataclass(frozen=True)
 class LabeledImages:
-    """Images for the sites, and images held out; a set without labels has one class, 0."""
+    """Images for the sites and images held out: `LabeledArraySource`, unless `classes` is 0."""
 
-    train: LabeledArraySource
-    test: LabeledArraySource
+    train: ArraySource
+    test: ArraySource
     classes: int
     description: str
 
@@ -63,7 +64,7 @@ def load_dataset(
         plan = PluginPlan(
             kind="plugin", name=name, options={"image_size": image_size, "channels": channels}
         )
-        source = require(plugins.create(plan, "data set"), DataSource, name)  # type: ignore[type-abstract]
+        source = require(plugins.create(plan, "data set"), DataSource, name)
         return _split(source, seed, f"plug-in {name}")
     path = Path(name)
     if not path.exists():
@@ -103,11 +104,8 @@ def _strokes(image_size: int, channels: int, seed: int) -> LabeledImages:
     count = STROKES_TRAIN + STROKES_HELD_OUT
     generator = seeded_generator(seed, "simulated strokes")
     images = strokes(count, image_size=image_size, channels=channels, generator=generator)
-    pool = LabeledArraySource(images, np.zeros(count, dtype=np.int64))
-    order = np.arange(count)
-    return _described(
-        pool.take(order[:STROKES_TRAIN]), pool.take(order[STROKES_TRAIN:]), "procedural strokes"
-    )
+    train, test = ArraySource(images[:STROKES_TRAIN]), ArraySource(images[STROKES_TRAIN:])
+    return _described(train, test, "procedural strokes")
 
 
 def _folders(path: Path, image_size: int, channels: int) -> LabeledImages:
@@ -137,18 +135,20 @@ def _split(source: DataSource, seed: int, name: str) -> LabeledImages:
     return _described(pool.take(order[held_out:]), pool.take(order[:held_out]), name)
 
 
-def _read(source: DataSource) -> LabeledArraySource:
-    """All records in memory; those without labels are of class 0."""
+def _read(source: DataSource) -> ArraySource:
+    """All records in memory, with their labels where there are some."""
     images = torch.stack([source[index] for index in range(len(source))])
-    labels = np.zeros(len(source), dtype=np.int64)
-    if isinstance(source, LabeledDataSource):
-        labels[:] = [source.label_of(index) for index in range(len(source))]
-    return LabeledArraySource(images, labels)
+    if not isinstance(source, LabeledDataSource):
+        return ArraySource(images)
+    labels = [source.label_of(index) for index in range(len(source))]
+    return LabeledArraySource(images, np.array(labels, dtype=np.int64))
 
 
-def _described(train: LabeledArraySource, test: LabeledArraySource, name: str) -> LabeledImages:
-    classes = 1 + int(max(train.labels.max(), test.labels.max()))
-    kind = f"{classes} classes" if classes > 1 else "no labels"
+def _described(train: ArraySource, test: ArraySource, name: str) -> LabeledImages:
+    classes = 0
+    if isinstance(train, LabeledArraySource) and isinstance(test, LabeledArraySource):
+        classes = 1 + int(max(train.labels.max(), test.labels.max()))
+    kind = f"{classes} classes" if classes else "no labels"
     return LabeledImages(
         train=train,
         test=test,

@@ -12,13 +12,14 @@ from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress as ProgressBar,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.progress import (
+    Progress as ProgressBar,
+)
+from rich.table import Column, Table
 
 from tacit_common.study import Study
 from tacit_server.run_log import (
@@ -93,14 +94,11 @@ class LiveDisplay:
     def __init__(self, study: Study, console: Console) -> None:
         self._study = study
         self._bars = ProgressBar(
-            TextColumn("{task.description:<20}"),
-            BarColumn(bar_width=32),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TextColumn("elapsed,"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("left"),
+            TextColumn("{task.description}", table_column=Column(width=18, no_wrap=True)),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(table_column=Column(min_width=9, no_wrap=True)),
+            TimeRemainingColumn(elapsed_when_finished=True, table_column=Column(min_width=7)),
+            TextColumn("{task.fields[note]}", style="dim"),
             console=console,
         )
         self._tasks: dict[str, TaskID] = {}

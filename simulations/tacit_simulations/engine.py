@@ -133,16 +133,16 @@ class InProcessGrid(Grid):
         timeout: float | None = None,  # noqa: ARG002 - nothing travels, so nothing is late
     ) -> list[Message]:
         """All replies at once."""
-        return [reply for name in self.push_messages(messages) for reply in self.pull_messages([name])]
+        return [
+            reply for name in self.push_messages(messages) for reply in self.pull_messages([name])
+        ]
 
     def _deliver(self, message: Message) -> Message:
         context = self._contexts[message.metadata.dst_node_id]
-        request = Message(_copy(message.content), metadata=message.metadata)
         try:
-            reply = self._client_app(message=request, context=context)
+            return _copy(self._client_app(_copy(message), context))
         except Exception:  # what Flower does for a ClientApp that raises
             return Message(Error(_CLIENT_FAILED, "the ClientApp raised"), reply_to=message)
-        return Message(_copy(reply.content), metadata=reply.metadata)
 
 
 def run_on_ray(
@@ -195,10 +195,10 @@ def _context(node_id: int, node_config: UserConfig) -> Context:
     )
 
 
-def _copy(content: RecordDict) -> RecordDict:
-    """New containers around the same immutable bytes and scalars."""
+def _copy(message: Message) -> Message:
+    """The same message in new containers; bytes and scalars are immutable and shared."""
     copied = RecordDict()
-    for name, record in content.items():
+    for name, record in message.content.items():
         if isinstance(record, ArrayRecord):
             copied[name] = ArrayRecord(
                 {
@@ -208,4 +208,6 @@ def _copy(content: RecordDict) -> RecordDict:
             )
         else:
             copied[name] = copy.deepcopy(record)
-    return copied
+    duplicate = copy.copy(message)
+    duplicate.content = copied
+    return duplicate

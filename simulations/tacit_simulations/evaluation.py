@@ -19,6 +19,7 @@ from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from tacit_common.errors import DataError
 from tacit_common.probes import FloatArray, Interval, wilson_interval
@@ -152,7 +153,8 @@ def evaluate(
     for features in feature_sets:
         _check(features, train_labels, test_labels)
     draws = _few_label_draws(train_labels, labels_per_class, seed)
-    outcomes = [_outcome(f, train_labels, test_labels, draws) for f in feature_sets]
+    with threadpool_limits(limits=1):  # the fits are many and small: threads only wait
+        outcomes = [_outcome(f, train_labels, test_labels, draws) for f in feature_sets]
     *baselines, judged = outcomes
     return EvaluationTable(
         train_records=len(train_labels),

@@ -4,19 +4,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tacit_client.data import LabeledArraySource
-from tacit_common.encoders import Encoder, embed
+from tacit_common.encoders import embed
 from tacit_common.model import build_model
 from tacit_common.plugins import PluginTable
 from tacit_common.report import Evaluation, EvaluationRow, Interval, Pictures
-from tacit_common.strategy import ParameterVector
-from tacit_common.study import DirichletPartition, LocalPrivacyPlan, StudyFile
+from tacit_common.study import (
+    DirichletPartition,
+    LocalPrivacyPlan,
+    SimulationPlan,
+    StudyFile,
+)
 from tacit_common.training import load_parameters
 from tacit_server.checkpoint import RunState
 from tacit_simulations.datasets import LabeledImages
 from tacit_simulations.evaluation import (
+    Comparison,
     EvaluationTable,
     FeatureSet,
     Measure,
@@ -26,15 +30,18 @@ from tacit_simulations.evaluation import (
 from tacit_simulations.gallery import gallery
 
 RAW, RANDOM, WARM, RESULT = "raw features", "random encoder", "warm start only", "this encoder"
+# Intervals cover test records and label draws, not another seed's training, which moves
+# accuracies by about this much: less than one point is not called a difference.
+_SMALLEST_DIFFERENCE = 0.01
 _IN_A_SENTENCE = {RAW: "raw features", RANDOM: "a random encoder", WARM: "the warm start alone"}
 WHERE_IT_PAYS = (
     "Private pretraining pays with more records: noise is added once a step, whatever the "
     "batch, so ten times the records at the same ε is a tenth of the noise in the mean."
 )
 _COLUMNS = {
-    Measure.KNN: "kNN, 5 neighbours",
+    Measure.KNN: "kNN",
     Measure.FEW_LABEL: "few labels",
-    Measure.LINEAR: "linear, all labels",
+    Measure.LINEAR: "all labels",
 }
 
 
@@ -47,59 +54,53 @@ class Judgement:
     pictures: Pictures | None
 
 
-def judge(study: StudyFile, state: RunState, data: LabeledImages) -> Judgement:
+def judge(
+    study: StudyFile, simulation: SimulationPlan, state: RunState, data: LabeledImages
+) -> Judgement:
     """Evaluate the run's encoder beside raw features, a random encoder and the warm start."""
-    simulation = study.simulation
-    if simulation is None or not isinstance(data.train, LabeledArraySource):
-        return Judgement(None, (), None)
-    if not isinstance(data.test, LabeledArraySource):
+    pool, held_out = data.train, data.test
+    if not (isinstance(pool, LabeledArraySource) and isinstance(held_out, LabeledArraySource)):
         return Judgement(None, (), None)
     model, objective = build_model(study.travelling(), PluginTable(study.plugins))
 
-    def features(name: str, parameters: ParameterVector | None) -> FeatureSet:
-        if parameters is not None:
-            load_parameters(model, parameters)
-        return FeatureSet(name, _embed(model.encoder, data.train), _embed(model.encoder, data.test))
+    def features(name: str) -> FeatureSet:
+        return FeatureSet(
+            name, *(embed(model.encoder, s.images).astype(np.float64) for s in (pool, held_out))
+        )
 
-    raw = FeatureSet(RAW, *(s.images.flatten(1).double().numpy() for s in (data.train, data.test)))
-    baselines = [raw, features(RANDOM, None)]
+    raw = FeatureSet(RAW, *(s.images.flatten(1).double().numpy() for s in (pool, held_out)))
+    baselines = [raw, features(RANDOM)]
     if study.warm_start is not None:
-        baselines.append(features(WARM, state.initial))
-    result = features(RESULT, state.strategy.parameters)
+        load_parameters(model, state.initial)
+        baselines.append(features(WARM))
+    load_parameters(model, state.strategy.parameters)
+    result = features(RESULT)
     table = evaluate(
         [*baselines, result],
-        data.train.labels,
-        data.test.labels,
+        pool.labels,
+        held_out.labels,
         labels_per_class=simulation.labels_per_class,
         seed=study.seed,
     )
-    pictures = gallery(
-        model, objective, data.test, result.test, source=data.description, seed=study.seed
-    )
     return Judgement(
-        _evaluation(study, data, table), _verdicts(study, table, [b.name for b in baselines]), pictures
+        _evaluation(simulation, data, table),
+        _verdicts(study, table, [baseline.name for baseline in baselines]),
+        gallery(model, objective, held_out, result.test, source=data.description, seed=study.seed),
     )
 
 
-def _embed(encoder: Encoder, source: LabeledArraySource) -> NDArray[np.float64]:
-    return embed(encoder, source.images).astype(np.float64)
-
-
-def _evaluation(study: StudyFile, data: LabeledImages, table: EvaluationTable) -> Evaluation:
-    simulation = study.simulation
-    partition = simulation.partition if simulation is not None else None
-    dealt = (
-        f"Dirichlet({partition.alpha:g}) over classes"
-        if isinstance(partition, DirichletPartition)
-        else "evenly"
-    )
+def _evaluation(
+    simulation: SimulationPlan, data: LabeledImages, table: EvaluationTable
+) -> Evaluation:
+    dealt = simulation.partition
+    how = f"Dirichlet({dealt.alpha:g})" if isinstance(dealt, DirichletPartition) else "evenly dealt"
     return Evaluation(
         dataset=data.description,
         classes=data.classes,
         train_records=table.train_records,
         test_records=table.test_records,
         labels_per_class=table.labels_per_class,
-        partition=f"{dealt}, {simulation.sites if simulation is not None else 0} sites",
+        partition=f"{how} over {simulation.sites} sites",
         columns=tuple(_COLUMNS.values()),
         rows=tuple(
             EvaluationRow(
@@ -119,7 +120,7 @@ def _verdicts(
     sentences = [_against(table, name) for name in reversed(baselines)]
     start = baselines[-1]
     gained = any(
-        comparison.verdict is Verdict.BETTER
+        comparison.verdict is Verdict.BETTER and _matters(comparison)
         for comparison in table.comparisons
         if comparison.baseline == start
     )
@@ -128,12 +129,16 @@ def _verdicts(
     return tuple(sentences)
 
 
+def _matters(comparison: Comparison) -> bool:
+    return abs(comparison.difference.value) >= _SMALLEST_DIFFERENCE
+
+
 def _against(table: EvaluationTable, baseline: str) -> str:
     """One sentence: where the encoder is better than a baseline, worse, or neither."""
     comparisons = [c for c in table.comparisons if c.baseline == baseline]
     parts = []
     for verdict in (Verdict.BETTER, Verdict.WORSE):
-        found = [c for c in comparisons if c.verdict is verdict]
+        found = [c for c in comparisons if _matters(c) and c.verdict is verdict]
         if found:
             measures = ", ".join(
                 f"{_COLUMNS[c.measure]} {100 * c.difference.value:+.1f} points" for c in found

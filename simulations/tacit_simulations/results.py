@@ -26,8 +26,8 @@ from tacit_common.report import (
     SiteReport,
     Software,
     StudyRecord,
+    statements,
 )
-from tacit_common.report import statements
 from tacit_common.study import LocalPrivacyPlan, NoPrivacyPlan, StudyFile
 from tacit_server.checkpoint import RunState
 from tacit_server.run_log import (

@@ -28,8 +28,8 @@ from tacit_server.exchange import Exchange
 from tacit_server.probes import LabeledRecords
 from tacit_server.run import Coordinator, RunFolder
 from tacit_server.run_log import Watcher
-from tacit_simulations.engine import RayOptions, run_in_process, run_on_ray
 from tacit_simulations.datasets import LabeledImages
+from tacit_simulations.engine import RayOptions, run_in_process, run_on_ray
 from tacit_simulations.judgement import judge
 from tacit_simulations.results import build_report
 from tacit_simulations.sites import SimulatedSites
@@ -139,7 +139,7 @@ def simulate(
         else:
             state = run_on_ray(coordinate, sites.open, plan.sites, ray)
         sites.close()
-        judgement = judge(study, state, data)
+        judgement = judge(study, plan, state, data)
         report = build_report(
             study,
             schedule,

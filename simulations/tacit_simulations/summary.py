@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -13,47 +14,50 @@ _SITES_SHOWN = 12
 
 def print_summary(result: SimulationResult, folder: Path) -> None:
     """Two tables, the verdicts, and where everything lies."""
-    console = Console()
+    console = Console(highlight=False)
     report = result.report
     console.print()
     if report.evaluation is not None:
         console.print(_accuracy_table(report))
     console.print(_privacy_table(report))
     for verdict in report.verdicts:
-        console.print(verdict, soft_wrap=True)
+        console.print(verdict)
     console.print()
-    console.print(f"report   {result.report_html}", soft_wrap=True, highlight=False)
-    console.print(f"encoder  {folder / 'encoder'}", soft_wrap=True, highlight=False)
+    console.print(f"report   {result.report_html}", soft_wrap=True)
+    console.print(f"encoder  {folder / 'encoder'}", soft_wrap=True)
 
 
 def _accuracy_table(report: Report) -> Table:
     evaluation = report.evaluation
-    table = Table(title="Held-out accuracy, 95 % intervals (simulation only, not private)")
+    title = "How good the features are: held-out accuracy, 95 % intervals"
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE)
     if evaluation is None:
         return table
-    table.add_column("features")
+    table.add_column("features", no_wrap=True)
     for column in evaluation.columns:
-        table.add_column(column, justify="right")
-    table.add_column("private ridge probe", justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("private probe", justify="right", no_wrap=True)
+    # Only two encoders were ever probed at the sites: the one before and the one after.
     probes = {probe.when: _interval(probe.accuracy) for probe in report.probes}
-    charged_rows = {len(evaluation.rows) - 2: "before", len(evaluation.rows) - 1: "after"}
-    for number, row in enumerate(evaluation.rows):
+    *others, start, result = evaluation.rows
+    charged = [*("" for _ in others), probes.get("before", ""), probes.get("after", "")]
+    for row, probe in zip([*others, start, result], charged, strict=True):
         style = "bold" if row.role == "result" else ""
-        charged = probes.get(charged_rows.get(number, ""), "")
-        table.add_row(row.label, *(_interval(cell) for cell in row.cells), charged, style=style)
+        table.add_row(row.label, *(_interval(cell) for cell in row.cells), probe, style=style)
     return table
 
 
 def _privacy_table(report: Report) -> Table:
     privacy = report.privacy
     if not isinstance(privacy, LocalPrivacy):
-        table = Table(title="No differential privacy")
+        table = Table(title="No differential privacy", title_justify="left", box=box.SIMPLE)
         table.add_column("site")
         table.add_column("releases", justify="right")
         for site in report.sites[:_SITES_SHOWN]:
             table.add_row(site.name, str(site.releases))
         return table
-    table = Table(title=f"What it cost: ε at δ = {privacy.delta:g} for one {privacy.unit} of a site")
+    title = f"What it cost: ε at δ = {privacy.delta:g} for one {privacy.unit} of a site"
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE)
     table.add_column("site")
     table.add_column("ε spent", justify="right")
     table.add_column("cap", justify="right")
@@ -73,4 +77,4 @@ def _privacy_table(report: Report) -> Table:
 
 
 def _interval(interval: Interval) -> str:
-    return f"{interval.value:.1%} [dim]{interval.low:.1%}–{interval.high:.1%}[/dim]"
+    return f"{interval.value:.1%}\n[dim]{100 * interval.low:.1f} to {100 * interval.high:.1f}[/dim]"

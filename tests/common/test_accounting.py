@@ -18,6 +18,7 @@ from tacit_common.privacy import (
     NeighboringRelation,
     NonPrivateRelease,
     PoissonGaussianSteps,
+    PrivacyEvent,
     cross_check,
     curve,
     delta,
@@ -47,7 +48,7 @@ def gaussian_delta(sigma: float, eps: float) -> float:
     return phi(half - eps * sigma) - math.exp(eps) * phi(-half - eps * sigma)
 
 
-GOLDEN = [steps(0.01, 1.0, 1000)]
+GOLDEN: list[PrivacyEvent] = [steps(0.01, 1.0, 1000)]
 
 
 # --- golden values (PRIVACY.md 5; mistake 7: wrong adjacency) ---------------------------
@@ -195,14 +196,14 @@ def test_splitting_steps_over_events_changes_nothing(
 
 @few
 @given(st.permutations([steps(0.01, 1.0, 200), steps(0.02, 2.0, 50), release(9.0), release(7.0)]))
-def test_the_order_of_events_changes_nothing(events: list[PoissonGaussianSteps]) -> None:
+def test_the_order_of_events_changes_nothing(events: list[PrivacyEvent]) -> None:
     assert epsilon(events, 1e-5) == epsilon(sorted(events, key=repr), 1e-5)
 
 
 @few
 @given(rates, multipliers, counts, deltas, st.floats(3.0, 50.0))
 def test_pld_is_never_above_renyi(q: float, sigma: float, n: int, d: float, other: float) -> None:
-    events = [steps(q, sigma, n), release(other)]
+    events: list[PrivacyEvent] = [steps(q, sigma, n), release(other)]
     assert_at_most(epsilon(events, d), epsilon(events, d, accountant="rdp"))
 
 
@@ -249,7 +250,7 @@ def test_an_epsilon_that_is_no_budget_is_refused(bad: float) -> None:
 
 
 def test_a_hopeless_plan_is_an_upper_bound_and_does_not_fill_memory() -> None:
-    hopeless = [release(0.01)]  # a PLD would take 2 GB
+    hopeless: list[PrivacyEvent] = [release(0.01)]  # a PLD would take 2 GB
     assert epsilon(hopeless, 1e-5) >= gaussian_epsilon(0.01, 1e-5) > 5000
     assert epsilon(hopeless, 1e-5, neighboring_relation=NeighboringRelation.REPLACE_ONE) == math.inf
     assert cross_check(hopeless, 1e-5).prv is None

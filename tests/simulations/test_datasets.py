@@ -10,6 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from tacit_common.data import LabeledDataSource
 from tacit_common.errors import DataError, PluginError
 from tacit_common.plugins import PluginTable
 from tacit_simulations.datasets import LabeledImages, load_dataset
@@ -65,7 +66,8 @@ def test_strokes_depend_on_the_seed_alone_and_have_no_labels() -> None:
     first, again, other = load("strokes"), load("strokes"), load("strokes", seed=1)
     assert torch.equal(first.train.images, again.train.images)
     assert not torch.equal(first.train.images, other.train.images)
-    assert first.classes == 1
+    assert first.classes == 0
+    assert not isinstance(first.train, LabeledDataSource)
     assert not rows(first.train.images) & rows(first.test.images)
 
 
@@ -135,7 +137,7 @@ def test_a_plug_in_is_built_for_the_encoder_and_split(monkeypatch: pytest.Monkey
 
 def test_a_plug_in_that_is_no_data_source_is_refused() -> None:
     with pytest.raises(PluginError):
-        load("mine", mine="builtins:dict")
+        load("mine", mine="collections:UserDict")
 
 
 def test_an_unknown_name_is_refused_with_what_would_do() -> None:

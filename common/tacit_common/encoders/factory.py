@@ -24,7 +24,7 @@ def build_encoder(plan: EncoderPlan, plugins: PluginTable, seed: int) -> Encoder
         if not isinstance(plan, PluginPlan):
             return VisionTransformer(plan)
         candidate = plugins.create(plan, "encoder")
-    encoder = require(candidate, Encoder, plan.name)  # type: ignore[type-abstract]
+    encoder = require(candidate, Encoder, plan.name)
     if not isinstance(encoder, nn.Module):
         raise PluginError(
             f"encoder plug-in '{plan.name}' is not a torch module",

@@ -21,21 +21,18 @@ MASK_TOKEN_STDDEV = 0.02
 def patchify(images: Tensor, patch_size: int) -> Tensor:
     """Pixels of square patches in reading order, [B, N, C·p·p], from images [B, C, H, W]."""
     rows, channels, height, width = images.shape
-    grid = images.reshape(
-        rows, channels, height // patch_size, patch_size, width // patch_size, patch_size
-    )
-    # [B, C, h, p, w, p] -> [B, h, w, C, p, p]
-    return grid.permute(0, 2, 4, 1, 3, 5).reshape(rows, -1, channels * patch_size**2)
+    down, across = height // patch_size, width // patch_size
+    grid = images.reshape(rows, channels, down, patch_size, across, patch_size)
+    patches = grid.permute(0, 2, 4, 1, 3, 5)  # [B, h, w, C, p, p]
+    return patches.reshape(rows, down * across, channels * patch_size**2)
 
 
 def unpatchify(patches: Tensor, image_shape: tuple[int, int, int], patch_size: int) -> Tensor:
     """Images [B, C, H, W] of shape `image_shape` from patches [B, N, C·p·p]."""
-    channels, height, width = image_shape
-    grid = patches.reshape(
-        -1, height // patch_size, width // patch_size, channels, patch_size, patch_size
-    )
-    # [B, h, w, C, p, p] -> [B, C, h, p, w, p]
-    return grid.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, height, width)
+    rows, (channels, height, width) = patches.shape[0], image_shape
+    down, across = height // patch_size, width // patch_size
+    grid = patches.reshape(rows, down, across, channels, patch_size, patch_size)
+    return grid.permute(0, 3, 1, 4, 2, 5).reshape(rows, channels, height, width)
 
 
 class TransformerBlock(nn.Module):

@@ -44,7 +44,7 @@ def build_objective(study: Study, plugins: PluginTable) -> Objective:
             return SimCLR(plan, study.views)
         case _:
             candidate = plugins.create(plan, "objective")
-            return require(candidate, Objective, plan.name)  # type: ignore[type-abstract]
+            return require(candidate, Objective, plan.name)
 
 
 def image_shape(plan: EncoderPlan) -> tuple[int, int, int] | None:

@@ -15,4 +15,4 @@ def build_probe(plan: ProbePlan, plugins: PluginTable) -> Probe:
     if isinstance(plan, RidgeProbePlan):
         return RidgeProbe(plan.classes)
     candidate = plugins.create(plan, "probe")
-    return require(candidate, Probe, plan.name)  # type: ignore[type-abstract]
+    return require(candidate, Probe, plan.name)

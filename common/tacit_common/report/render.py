@@ -5,7 +5,6 @@ content security policy forbids a browser to load anything else.
 """
 
 import math
-import os
 import re
 import statistics
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from pydantic import JsonValue
 
+from tacit_common.files import write_atomically
 from tacit_common.report import numbers, plots
 from tacit_common.report.schema import Interval, LocalPrivacy, Report, SiteReport
 
@@ -51,26 +51,9 @@ def write_report(directory: Path, report: Report) -> tuple[Path, Path]:
     """
     page = render_html(report)
     json_path, html_path = directory / "report.json", directory / "report.html"
-    _replace(json_path, report.canonical_json())
-    _replace(html_path, page)
+    write_atomically(json_path, report.canonical_json().encode())
+    write_atomically(html_path, page.encode())
     return json_path, html_path
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # so that the new name survives a power cut too
-    finally:
-        os.close(directory)
 
 
 @cache
