@@ -91,10 +91,21 @@ def require(candidate: object, protocol: type[T], name: str) -> T:
     """
     if isinstance(candidate, protocol):
         return candidate
-    wanted = sorted(getattr(protocol, "__protocol_attrs__", ()))
-    missing = [member for member in wanted if not hasattr(candidate, member)]
+    missing = [member for member in _members(protocol) if not hasattr(candidate, member)]
     raise PluginError(
         f"plug-in '{name}' is not a {protocol.__name__}",
         why=f"it lacks {', '.join(missing) or 'the protocol'}",
         fix="see the six protocols in docs/extending.md and run tacit_common.testing on it",
     )
+
+
+def _members(protocol: type) -> list[str]:
+    """Names that a protocol asks for; typing keeps such a list from Python 3.12 on only."""
+    special = {"__call__", "__len__", "__getitem__"}
+    names = {
+        name
+        for base in protocol.__mro__
+        if base is not object
+        for name in (*vars(base), *vars(base).get("__annotations__", {}))
+    }
+    return sorted(name for name in names if name in special or not name.startswith("_"))

@@ -405,7 +405,11 @@ def parse_study(
 
 
 def _apply_override(document: dict[str, Any], override: str) -> None:
-    """Set one dotted key; list items are addressed by number (`probes.0.epsilon=1`)."""
+    """Set one dotted key, or remove it where the value is empty (`probes.0.epsilon=`).
+
+    List items are addressed by number. A section whose kind or mode changes keeps only
+    the fields that its new kind has too.
+    """
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise StudyError(
@@ -413,20 +417,41 @@ def _apply_override(document: dict[str, Any], override: str) -> None:
             why="it has no '=' between key and value",
             fix="write --set section.key=value, for example --set privacy.epsilon=4",
         )
-    try:
-        value = tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a string: --set privacy.mode=none
     *parents, leaf = key.strip().split(".")
     node: Any = document
     for part in parents:
         node = _descend(node, part, override)
     if isinstance(node, list):
-        node[_index(node, leaf, override)] = value
-    elif isinstance(node, dict):
-        node[leaf] = value
-    else:
+        node[_index(node, leaf, override)] = _override_value(text)
+    elif not isinstance(node, dict):
         raise _not_a_section(override)
+    elif not text:
+        node.pop(leaf, None)
+    else:
+        node[leaf] = _override_value(text)
+        fields = _fields_of_kind(parents, node[leaf]) if leaf in {"kind", "mode"} else None
+        for stale in [name for name in node if fields is not None and name not in fields]:
+            del node[stale]
+
+
+def _override_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text  # a bare word is a string: --set privacy.mode=none
+
+
+def _fields_of_kind(section: list[str], tag: Any) -> set[str] | None:
+    """The fields that a section has under this kind, or None if there is no such kind."""
+    schema = StudyFile.model_json_schema()
+    node: dict[str, Any] = schema
+    for part in section:
+        child = node["items"] if "items" in node else node.get("properties", {}).get(part, {})
+        node = _dereference(schema, child)
+    reference = node.get("discriminator", {}).get("mapping", {}).get(tag)
+    if reference is None:
+        return None
+    return set(_dereference(schema, {"$ref": reference})["properties"])
 
 
 def _descend(node: Any, part: str, override: str) -> Any:

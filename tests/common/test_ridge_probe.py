@@ -190,6 +190,16 @@ def test_a_solution_always_exists_even_when_there_is_nothing_but_noise(
     assert np.isfinite(classifier.weights).all()
 
 
+def test_a_gram_matrix_that_noise_made_negative_does_not_turn_scores_around() -> None:
+    features, labels = blobs(300)
+    probe = RidgeProbe(CLASSES, PLAIN)
+    statistics = probe.statistics(features, labels, BASIS)
+    diagonal = [i for i, (r, c) in enumerate(zip(*np.triu_indices(6), strict=True)) if r == c < 5]
+    statistics[diagonal] -= 1000.0  # below every eigenvalue, and unseen by the noise estimate
+    classifier = probe.solve(statistics, BASIS)
+    assert float((classifier.predict(features) == labels).mean()) > 0.8
+
+
 def test_digits_of_five_noisy_sites_are_still_told_apart() -> None:
     pixels, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(labels))

@@ -188,15 +188,22 @@ def test_a_verdict_is_a_plain_sentence(
     assert comparison.sentence == sentence
 
 
-def test_a_few_label_interval_includes_the_draws_and_the_test_records(
-    table: EvaluationTable,
-) -> None:
-    interval = table.rows[-1].accuracy[Measure.FEW_LABEL]
-    assert isinstance(interval, Interval)
-    assert f"{DRAWS} draws" in interval.method
-    # Wider than the draws alone could make it on so many records of this accuracy.
-    records_alone = np.sqrt(interval.value * (1 - interval.value) / TESTED)
-    assert interval.high - interval.low > records_alone
+def test_a_few_label_interval_includes_the_draws_and_the_test_records() -> None:
+    pixels, labels = load_digits(return_X_y=True)
+    features = [FeatureSet("pixels", pixels[TRAIN], pixels[TEST])]
+    few, all_of_them = (
+        evaluate(features, labels[TRAIN], labels[TEST], labels_per_class=n, seed=0).rows[0]
+        for n in (1, 10_000)
+    )
+    # With all labels every draw is the same, and the test records are what is left.
+    left = all_of_them.accuracy[Measure.FEW_LABEL]
+    wilson = all_of_them.accuracy[Measure.LINEAR]
+    assert left.high - left.low == pytest.approx(wilson.high - wilson.low, rel=0.15)
+    # With one label a class the draws differ, and come on top.
+    drawn = few.accuracy[Measure.FEW_LABEL]
+    assert isinstance(drawn, Interval)
+    assert f"{DRAWS} draws" in drawn.method
+    assert drawn.high - drawn.low > left.high - left.low
 
 
 # --- what is refused -------------------------------------------------------------------

@@ -1,0 +1,199 @@
+"""One local optimiser step with differential privacy against the same step without.
+
+A step is what a site does between two parameter vectors: sample, read, views, gradient
+(per unit, clipped, summed and noised; or plain), optimiser. The sampling rate is 1, so
+that every sample is exactly the expected batch and minima compare like with like.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tacit_client import dp_sgd
+from tacit_client.data import LabeledArraySource
+from tacit_client.pretrain import PlainStepGradient, PrivateStepGradient, StepGradient
+from tacit_client.resident import ResidentModel
+from tacit_common.model import build_model
+from tacit_common.plugins import PluginTable
+from tacit_common.privacy.noise import LatticeGaussian, SecureRandom
+from tacit_common.procedural import strokes
+from tacit_common.study import LocalPrivacyPlan
+from tacit_common.training import flatten_parameters, seeded_generator, trained_parameters
+from tacit_common.wire import RoundPlan
+from tacit_simulations.benchmarks.measure import Samples, Stages, Track, in_fresh_process
+from tacit_simulations.benchmarks.record import Figure, exact, summarise
+from tacit_simulations.benchmarks.studies import CHANNELS, IMAGE_SIZE, SIZES, Mode, vit_study
+
+_WARM_UP = 3  # steps before the first that counts
+_MEMORY_STEPS = 3
+_GRADIENTS, _CLIPPING, _NOISE = "per-unit gradients", "clipping", "noise"
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure."""
+
+    sizes: tuple[str, ...]
+    batches: tuple[int, ...]
+    repetitions: int
+
+
+FULL = Plan(SIZES, (64, 128), 20)
+QUICK = Plan(SIZES[:2], (64,), 8)
+
+
+def measure(plan: Plan, track: Track) -> list[Figure]:
+    """Times, stages and peak memory of every size and batch."""
+    figures: list[Figure] = []
+    for size in plan.sizes:
+        for batch in plan.batches:
+            with track.measuring(f"{size} parameters, batch {batch}, time"):
+                times = in_fresh_process(
+                    "local_step:step_times", size=size, batch=batch, repetitions=plan.repetitions
+                )
+            parameters = int(times.pop("parameters")[0])
+            condition = f"{parameters:,} parameters, batch {batch}, one thread"
+            figures += _time_figures(times, condition)
+            memory = {}
+            for mode in ("local", "none"):
+                with track.measuring(f"{size} parameters, batch {batch}, memory, mode {mode}"):
+                    found = in_fresh_process(
+                        "local_step:step_memory", size=size, batch=batch, mode=mode
+                    )
+                memory[mode] = found["peak"][0]
+            figures += _memory_figures(memory["local"], memory["none"], condition)
+    return figures
+
+
+def step_times(size: str, batch: int, repetitions: int) -> Samples:
+    """Seconds of a step of both kinds, which alternate, and of the stages of the private one."""
+    torch.set_num_threads(1)
+    private, parameters = _step(size, batch, "local")
+    plain, _ = _step(size, batch, "none")
+    samples: Samples = {"DP": [], "without DP": [], "parameters": [parameters]}
+    with Stages() as stages:
+        stages.watch(_GRADIENTS, dp_sgd.PerUnitGradients, "_per_unit")
+        stages.watch(_CLIPPING, dp_sgd, "clipped_sum")
+        stages.watch(_NOISE, LatticeGaussian, "apply")
+        for repetition in range(_WARM_UP + repetitions):
+            stages.take()
+            took_private = _seconds(private)
+            split = stages.take()
+            took_plain = _seconds(plain)
+            if repetition < _WARM_UP:
+                continue
+            samples["DP"].append(took_private)
+            samples["without DP"].append(took_plain)
+            for stage, seconds in split.items():
+                samples.setdefault(f"stage {stage}", []).append(seconds)
+    return samples
+
+
+def step_memory(size: str, batch: int, mode: Mode) -> Samples:
+    """Bytes by which steps raise the peak that imports, model and data have set."""
+    torch.set_num_threads(1)
+    step, _ = _step(size, batch, mode)
+    before = _peak_memory()
+    for _ in range(_MEMORY_STEPS):
+        step()
+    return {"peak": [_peak_memory() - before]}
+
+
+def _step(size: str, batch: int, mode: Mode) -> tuple[Callable[[], None], int]:
+    """One step of a site's own code, with a model of its own, and the parameter count."""
+    study = vit_study(size, mode, sampling_rate=1.0).travelling()
+    resident = ResidentModel(*build_model(study, PluginTable()))
+    images = strokes(
+        batch, image_size=IMAGE_SIZE, channels=CHANNELS, generator=seeded_generator("benchmark")
+    )
+    source = LabeledArraySource(images, np.zeros(batch, dtype=np.int64))
+    parameters = len(flatten_parameters(resident.model))
+    optimizer = torch.optim.SGD(
+        [p for _, p in trained_parameters(resident.model)], lr=study.federation.client_lr
+    )
+    privacy = study.privacy
+    plan = RoundPlan(
+        run="benchmark",
+        round=1,
+        study=study,
+        noise_multiplier=1.0 if mode == "local" else None,
+        parameters_sha256="0" * 64,
+    )
+    gradient: StepGradient
+    if isinstance(privacy, LocalPrivacyPlan):
+        random = SecureRandom()
+        mechanism = LatticeGaussian(
+            l2_clip_norm=privacy.l2_clip_norm,
+            noise_multiplier=1.0,
+            dimension=parameters,
+            source=random,
+        )
+        gradient = PrivateStepGradient(
+            resident,
+            source,
+            plan,
+            privacy,
+            mechanism,
+            random,
+            site="benchmark",
+            declared_records=batch,
+        )
+    else:
+        gradient = PlainStepGradient(resident, source, plan, privacy, site="benchmark")
+
+    def step() -> None:
+        gradient.fill()
+        optimizer.step()
+
+    return step, parameters
+
+
+def _seconds(step: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    step()
+    return time.perf_counter() - started
+
+
+def _peak_memory() -> int:
+    """Largest resident set of this process so far, in bytes.
+
+    From /proc where there is one: on Linux ru_maxrss starts at the size of the process
+    that started this one.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(n for n in status.read_text().splitlines() if n.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _time_figures(times: Samples, condition: str) -> list[Figure]:
+    ms = {name: [1e3 * value for value in values] for name, values in times.items()}
+    figures = summarise("step with DP", ms["DP"], "ms", condition)
+    figures += summarise("step without DP", ms["without DP"], "ms", condition)
+    ratios = [p / q for p, q in zip(ms["DP"], ms["without DP"], strict=True)]
+    figures += summarise("time with DP over without", ratios, "x", f"{condition}, paired")
+    for stage in (_GRADIENTS, _CLIPPING, _NOISE, Stages.REST):
+        figures += summarise(f"step with DP, {stage}", ms[f"stage {stage}"], "ms", condition)
+    return figures
+
+
+def _memory_figures(private: float, plain: float, condition: str) -> list[Figure]:
+    statistic = f"peak of {_MEMORY_STEPS} steps"
+    condition = f"{condition}, beyond imports, model and data"
+    figures = [
+        exact("memory with DP", private / _MIB, "MiB", statistic, condition),
+        exact("memory without DP", plain / _MIB, "MiB", statistic, condition),
+    ]
+    if plain > 0:
+        ratio = private / plain
+        figures.append(exact("memory with DP over without", ratio, "x", statistic, condition))
+    return figures

@@ -1,0 +1,168 @@
+"""Figures, and the file and the table that they go to."""
+
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+from rich.table import Table
+
+from tacit_common.files import write_atomically
+
+_PACKAGES = ("tacit", "torch", "flwr", "ray", "opacus", "dp-accounting", "numpy", "pydantic")
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Figure(_Frozen):
+    """One measured number and what it holds for."""
+
+    name: str
+    value: float
+    unit: str
+    statistic: str = Field(description="For example 'median of 20'.")
+    condition: str
+    target: float | None = Field(default=None, description="The most that it should be.")
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is met; None without one."""
+        return None if self.target is None else self.value <= self.target
+
+
+class Machine(_Frozen):
+    """What the figures were measured on; never which machine it was."""
+
+    cpu: str
+    cores: int
+    memory_gib: float
+    system: str
+
+    @classmethod
+    def here(cls) -> "Machine":
+        """This machine."""
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return cls(
+            cpu=_cpu_model(),
+            cores=os.cpu_count() or 1,
+            memory_gib=round(memory / 2**30, 1),
+            system=f"{platform.system()} {platform.machine()}",
+        )
+
+
+class Record(_Frozen):
+    """Everything that one run of a benchmark found: the content of its result file."""
+
+    benchmark: str
+    command: str
+    date: datetime
+    load_before: float = Field(description="Processes wanting a core, mean of a minute.")
+    machine: Machine
+    versions: dict[str, str]
+    figures: list[Figure]
+
+    def write(self, folder: Path) -> Path:
+        """Write the record to `folder`, whole or not at all, and return the file."""
+        path = folder / f"{self.benchmark}.json"
+        write_atomically(path, self.model_dump_json(indent=2).encode(), b"\n")
+        return path
+
+    def table(self) -> Table:
+        """The figures for a terminal: the statistics of one quantity share a row."""
+        table = Table(title=self.benchmark, title_justify="left")
+        for heading in ("figure", "condition"):
+            table.add_column(heading)
+        for heading in ("value", "target", "met"):
+            table.add_column(heading, justify="right")
+        rows: dict[tuple[str, str], list[Figure]] = {}
+        for figure in self.figures:
+            rows.setdefault((figure.name, figure.condition), []).append(figure)
+        for (name, condition), found in rows.items():
+            values = "\n".join(f"{f.value:g} {f.unit} ({f.statistic})" for f in found)
+            aimed = next((f for f in found if f.target is not None), None)
+            target = "" if aimed is None else f"≤ {aimed.target:g} {aimed.unit}"
+            met = "" if aimed is None else "[green]yes[/]" if aimed.met else "[red]no[/]"
+            table.add_row(name, condition, values, target, met)
+        return table
+
+
+def new_record(
+    benchmark: str, command: str, figures: Sequence[Figure], *, load_before: float
+) -> Record:
+    """A record of `figures`, measured now on this machine."""
+    return Record(
+        benchmark=benchmark,
+        command=command,
+        date=datetime.now(UTC).replace(microsecond=0),
+        load_before=round(load_before, 2),
+        machine=Machine.here(),
+        versions=_versions(),
+        figures=list(figures),
+    )
+
+
+def summarise(
+    name: str,
+    samples: Sequence[float],
+    unit: str,
+    condition: str,
+    *,
+    target: float | None = None,
+) -> list[Figure]:
+    """Minimum and median of `samples`; the target is for the median, the harder of the two."""
+    return [
+        exact(name, min(samples), unit, f"minimum of {len(samples)}", condition),
+        exact(
+            name,
+            statistics.median(samples),
+            unit,
+            f"median of {len(samples)}",
+            condition,
+            target=target,
+        ),
+    ]
+
+
+def exact(
+    name: str,
+    value: float,
+    unit: str,
+    statistic: str,
+    condition: str,
+    *,
+    target: float | None = None,
+) -> Figure:
+    """One figure, to four significant digits."""
+    return Figure(
+        name=name,
+        value=float(f"{value:.4g}"),
+        unit=unit,
+        statistic=statistic,
+        condition=condition,
+        target=target,
+    )
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or "unknown")
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found

@@ -1,0 +1,133 @@
+"""A tiny study and a tiny site, for every test that needs a whole one.
+
+Fixtures are factories: what differs from the default stands in the test that asks for it.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+from tacit_common.study import Study, StudyFile, parse_study
+
+if TYPE_CHECKING:
+    from tacit_client.site import Site
+    from tacit_common.strategy import ParameterVector
+
+# The time that one example takes says more of the machine than of the code.
+settings.register_profile("tacit", deadline=None)
+settings.load_profile("tacit")
+
+TINY_STUDY = """
+name = "tiny"
+seed = 3
+[encoder]
+kind = "vit"
+image_size = 8
+channels = 1
+patch_size = 4
+width = 16
+depth = 1
+heads = 2
+[objective]
+kind = "masked"
+mask_ratio = 0.5
+decoder_width = 8
+[privacy]
+mode = "local"
+unit = "record"
+epsilon = 8.0
+delta = 1e-5
+l2_clip_norm = 0.5
+sampling_rate = 0.25
+[federation]
+rounds = 2
+local_steps = 2
+client_lr = 0.1
+[simulation]
+dataset = "digits"
+sites = 3
+declared_records = 300
+"""
+
+NO_PRIVACY = 'privacy={ mode = "none", sampling_rate = 0.25 }'
+
+
+@pytest.fixture
+def study_file() -> Callable[..., StudyFile]:
+    """`study_file("federation.rounds=3", …)`: the tiny study with these fields changed."""
+    return lambda *overrides: parse_study(TINY_STUDY, overrides=list(overrides))
+
+
+@pytest.fixture
+def make_study(study_file: Callable[..., StudyFile]) -> Callable[..., Study]:
+    """The same, as it travels to the sites."""
+    return lambda *overrides: study_file(*overrides).travelling()
+
+
+@pytest.fixture
+def no_privacy() -> str:
+    """The override that turns the tiny study into one without differential privacy."""
+    return NO_PRIVACY
+
+
+@pytest.fixture
+def make_site(tmp_path: Path) -> Iterator[Callable[..., "Site"]]:
+    """`make_site("name", source=…, policy=…, random=…)`: a site whose folder is in tmp_path.
+
+    The same name twice is the same site taken up again from its folder.
+    """
+    from tacit_client.data import LabeledArraySource
+    from tacit_client.ledger import Ledger
+    from tacit_client.outbox import Outbox
+    from tacit_client.policy import SitePolicy
+    from tacit_client.site import Site
+    from tacit_common.data import DataSource
+    from tacit_common.plugins import PluginTable
+    from tacit_common.privacy.noise import RandomSource, SecureRandom
+
+    ledgers: list[Ledger] = []
+
+    def make(
+        name: str = "site-0",
+        *,
+        source: DataSource | None = None,
+        records: int = 40,
+        policy: SitePolicy | None = None,
+        random: RandomSource | None = None,
+        plugins: PluginTable | None = None,
+        ledger: type[Ledger] = Ledger,
+    ) -> Site:
+        folder = tmp_path / "sites" / name
+        ledgers.append(ledger(folder / "ledger.db", site=name))
+        generator = torch.Generator().manual_seed(0)
+        images = torch.rand(records, 1, 8, 8, generator=generator)
+        labels = np.arange(records, dtype=np.int64) % 10
+        return Site(
+            name=name,
+            source=source if source is not None else LabeledArraySource(images, labels),
+            declared_records=30,
+            policy=policy or SitePolicy(epsilon_cap=100.0, delta=1e-5, allow_non_private=True),
+            ledger=ledgers[-1],
+            outbox=Outbox(folder / "outbox"),
+            plugins=plugins or PluginTable(),
+            random=random or SecureRandom(),
+        )
+
+    yield make
+    for opened in ledgers:
+        opened.close()
+
+
+@pytest.fixture
+def start_of() -> Callable[[Study], "ParameterVector"]:
+    """The parameters of a study's new model, flat [P]."""
+    from tacit_common.model import build_model
+    from tacit_common.plugins import PluginTable
+    from tacit_common.training import flatten_parameters
+
+    return lambda study: flatten_parameters(build_model(study, PluginTable())[0])
