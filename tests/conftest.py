@@ -3,6 +3,7 @@
 Fixtures are factories: what differs from the default stands in the test that asks for it.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,11 @@ import torch
 from hypothesis import settings
 
 from tacit_common.study import Study, StudyFile, parse_study
+
+with warnings.catch_warnings():
+    # typer 0.20 imports names that click 8.5 calls deprecated, and Flower imports typer.
+    warnings.filterwarnings("ignore", "'click", DeprecationWarning)
+    import typer  # noqa: F401
 
 if TYPE_CHECKING:
     from tacit_client.site import Site

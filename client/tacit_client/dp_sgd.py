@@ -15,7 +15,7 @@ from tacit_common.errors import PrivacyConfigError
 from tacit_common.objectives.contract import Objective, PretrainModel
 from tacit_common.privacy.clipping import clipped_sum
 from tacit_common.privacy.mechanism import PrivacyMechanism
-from tacit_common.training import trained_parameters
+from tacit_common.training import trained_parameters, views_for
 
 
 class PerUnitGradients:
@@ -51,7 +51,7 @@ class PerUnitGradients:
         for first in range(0, len(batch), max_physical_batch):
             chunk = batch[first : first + max_physical_batch]
             rows = self._per_unit(chunk, generator, augmentations)
-            total += clipped_sum(rows, l2_clip_norm)
+            total += clipped_sum(rows, l2_clip_norm).cpu()
         return total
 
     def _per_unit(
@@ -60,7 +60,7 @@ class PerUnitGradients:
         """Gradient of every row, one tensor [B, *shape] a parameter."""
         sums: list[Tensor] | None = None
         for _ in range(augmentations):
-            views = self._objective.views(chunk, generator)
+            views = views_for(self._model, self._objective, chunk, generator)
             loss = self._objective.loss(self._model, views)  # [B]
             if loss.shape != (len(chunk),):
                 raise PrivacyConfigError(
@@ -88,7 +88,7 @@ class PerUnitGradients:
         parameter.grad = None
         parameter.grad_sample = None  # type: ignore[attr-defined]
         if rows is None:  # the loss does not reach this parameter
-            return torch.zeros(size, *parameter.shape)
+            return torch.zeros(size, *parameter.shape, device=parameter.device)
         if not isinstance(rows, Tensor) or len(rows) != size:
             raise PrivacyConfigError(
                 "per-unit gradients cannot be formed",

@@ -9,6 +9,7 @@ A request has a key. A site reserves once a key and keeps the answer that it gav
 paid, nor noised, twice.
 """
 
+import fcntl
 import hashlib
 import json
 import sqlite3
@@ -96,6 +97,7 @@ class Ledger:
         except (sqlite3.Error, OSError) as error:
             raise _unusable(path, type(error).__name__) from None
         self._charges: dict[str, Charge] = {}
+        self._committed: set[str] = set()
         self._last: Entry | None = None
         self._catch_up()
 
@@ -129,6 +131,26 @@ class Ledger:
         self._catch_up()
         return key in self._charges
 
+    def is_committed(self, key: str) -> bool:
+        """Whether the answer to this request was stored, and so may have left."""
+        self._catch_up()
+        return key in self._committed
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep other threads and processes from answering for this site meanwhile.
+
+        Raises:
+            LedgerError: the lock cannot be taken.
+        """
+        try:
+            lock = self._path.with_suffix(".lock").open("w")
+        except OSError as error:
+            raise _unusable(self._path, type(error).__name__) from None
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
     def reserve(self, charge: Charge) -> None:
         """Pay for a request, durably, before any data is read.
 
@@ -148,6 +170,8 @@ class Ledger:
     def commit(self, key: str) -> None:
         """Note that the answer to a reserved request is on disk and may leave.
 
+        Noting it twice is noting it once.
+
         Raises:
             LedgerError: the row cannot be written, or nothing was reserved for `key`.
         """
@@ -157,7 +181,8 @@ class Ledger:
                 why="only what was paid for in advance may leave a site",
                 fix="report this: it is a fault in the site's software",
             )
-        self._write("COMMIT", {"key": key})
+        if key not in self._committed:
+            self._write("COMMIT", {"key": key})
 
     def _write(self, kind: str, payload: dict[str, object]) -> None:
         try:
@@ -212,6 +237,8 @@ class Ledger:
                 del payload["at"]
                 charge = Charge.model_validate(payload)
                 self._charges[charge.key] = charge
+            elif entry.kind == "COMMIT":
+                self._committed.add(json.loads(entry.payload)["key"])
             last = self._last = entry
         if last is None:
             raise _unusable(self._path, "that it has no rows")

@@ -2,8 +2,8 @@
 
 A reply is written here, durably, before it may leave. If the server asks again, because
 it or the site was killed in between, the stored reply is sent once more: no second
-noise, no second payment. Only the newest reply is kept: a server that asks for the
-next round has the last one.
+noise, no second payment. Only the newest few are kept: a server that asks for the next
+round has the last one, or its checkpoint from one round before.
 """
 
 import io
@@ -15,6 +15,7 @@ from tacit_common.errors import LedgerError
 from tacit_common.files import write_atomically
 from tacit_common.wire import ProbeReply, TrainReply
 
+_KEPT = 4  # a round, and the probes that may follow it
 _SUFFIXES = {TrainReply: ".update.npy", ProbeReply: ".statistics.npy"}
 
 
@@ -45,7 +46,7 @@ class Outbox:
         return None
 
     def store(self, key: str, reply: TrainReply | ProbeReply) -> None:
-        """Write a reply durably and forget the ones before it.
+        """Write a reply durably and forget all but the newest few.
 
         Raises:
             LedgerError: it cannot be written.
@@ -54,12 +55,12 @@ class Outbox:
         path = self._directory / f"{key}{_SUFFIXES[type(reply)]}"
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            older = [entry for entry in self._directory.iterdir() if entry != path]
             buffer = io.BytesIO()
             np.save(buffer, array, allow_pickle=False)
             write_atomically(path, buffer.getvalue())
-            for entry in older:
-                entry.unlink()
+            replies = sorted(self._directory.glob("*.npy"), key=lambda p: p.stat().st_mtime_ns)
+            for stale in replies[:-_KEPT]:
+                stale.unlink()
         except OSError as error:
             raise LedgerError(
                 "a reply cannot be stored",

@@ -176,5 +176,5 @@ def _write_gradient(model: PretrainModel, gradient: Tensor) -> None:
     offset = 0
     for _, parameter in trained_parameters(model):
         part = gradient[offset : offset + parameter.numel()]
-        parameter.grad = part.view_as(parameter)
+        parameter.grad = part.view_as(parameter).to(parameter.device)
         offset += parameter.numel()

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
+
 from tacit_client.dp_sgd import PerUnitGradients
 from tacit_common.model import build_model
 from tacit_common.objectives.contract import Objective, PretrainModel
@@ -23,17 +25,19 @@ class ResidentModel:
         return PerUnitGradients(self.model, self.objective)
 
 
-_resident: dict[tuple[str, tuple[tuple[str, str], ...]], ResidentModel] = {}
+_Key = tuple[str, tuple[tuple[str, str], ...], str]
+_resident: dict[_Key, ResidentModel] = {}
 
 
-def resident_model(study: Study, plugins: PluginTable) -> ResidentModel:
+def resident_model(study: Study, plugins: PluginTable, device: torch.device) -> ResidentModel:
     """The model of `study` under the site's own plug-ins, built once a process.
 
     Only the newest study stays: a site works on one at a time.
     """
-    key = (study.digest(), tuple(sorted(plugins.targets.items())))
+    key = (study.digest(), tuple(sorted(plugins.targets.items())), str(device))
     if key not in _resident:
-        built = ResidentModel(*build_model(study, plugins))
+        model, objective = build_model(study, plugins)
+        built = ResidentModel(model.to(device), objective)
         _resident.clear()
         _resident[key] = built
     return _resident[key]

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
+
 from tacit_client import probe
 from tacit_client.ledger import Charge, Ledger
 from tacit_client.outbox import Outbox
 from tacit_client.policy import SitePolicy
 from tacit_client.pretrain import PlainStepGradient, PrivateStepGradient, local_update
-from tacit_client.resident import resident_model
+from tacit_client.resident import ResidentModel, resident_model
 from tacit_common import __version__
 from tacit_common.data import DataSource
 from tacit_common.errors import RefusalCode, SiteRefusal
@@ -59,6 +61,7 @@ class Site:
     outbox: Outbox
     plugins: PluginTable
     random: RandomSource
+    device: torch.device
 
     def answer(self, request: Request) -> Reply:
         """Do what the server asks, if the policy and the ledger allow it.
@@ -82,31 +85,55 @@ class Site:
     def _once(
         self, plan: RoundPlan | ProbePlan, reply_type: type[ReplyT], work: Callable[[], ReplyT]
     ) -> ReplyT:
-        """Pay for a request once, do it once, and give the same answer ever after."""
-        key = plan.key()
-        stored = self.outbox.find(key)
-        if isinstance(stored, reply_type):
-            return stored
-        # A key that is reserved but has no answer was interrupted before anything
-        # left: the work is done anew under the reserve that was paid.
-        if not self.ledger.is_reserved(key):
-            self._check_legal(plan.study)
-            event = charged_event(plan)
-            self.policy.check(self.ledger.events, event)
-            self.ledger.reserve(_charge(plan, key, event))
-        reply = work()
-        if isinstance(plan.study.privacy, LocalPrivacyPlan):  # without noise, work repeats itself
+        """Pay for a request once, do it once, and give the same answer ever after.
+
+        One request at a time: two that race for one key would both find it unanswered.
+        """
+        with self.ledger.exclusive():
+            if not isinstance(plan.study.privacy, LocalPrivacyPlan):
+                self._pay(plan)
+                return work()  # nothing is noised, so a repeated request repeats itself
+            key = plan.key()
+            stored = self.outbox.find(key)
+            if isinstance(stored, reply_type):
+                self.ledger.commit(key)
+                return stored
+            if self.ledger.is_committed(key):
+                raise SiteRefusal(
+                    RefusalCode.REPLAY,
+                    why=f"{plan.label()} was answered, and the answer is no longer kept",
+                    fix="ask for the round that follows; a new answer would be a second release",
+                )
+            self._pay(plan)
+            reply = work()
             self.outbox.store(key, reply)
-        self.ledger.commit(key)
-        return reply
+            self.ledger.commit(key)
+            return reply
+
+    def _pay(self, plan: RoundPlan | ProbePlan) -> None:
+        """Reserve the plan's cost, or refuse.
+
+        A key that is reserved already was interrupted before its answer was stored, so
+        nothing left: the work is done anew under the reserve that was paid.
+        """
+        key = plan.key()
+        if self.ledger.is_reserved(key):
+            return
+        self._check_legal(plan.study)
+        event = charged_event(plan)
+        self.policy.check(self.ledger.events, event)
+        self.ledger.reserve(_charge(plan, key, event))
+
+    def _resident(self, study: Study) -> ResidentModel:
+        return resident_model(study, self.plugins, self.device)
 
     def _check_legal(self, study: Study) -> None:
-        resident = resident_model(study, self.plugins)
+        resident = self._resident(study)
         require_legal(resident.objective.coupling, study.objective.kind, study.privacy)
 
     def _train(self, request: TrainRequest) -> TrainReply:
         plan, privacy = request.plan, request.plan.study.privacy
-        resident = resident_model(plan.study, self.plugins)
+        resident = self._resident(plan.study)
         gradient: PrivateStepGradient | PlainStepGradient
         if isinstance(privacy, LocalPrivacyPlan):
             mechanism = LatticeGaussian(
@@ -133,7 +160,7 @@ class Site:
         return probe.statistics(
             request,
             self.source,
-            resident_model(request.plan.study, self.plugins),
+            self._resident(request.plan.study),
             self.plugins,
             self.random,
         )

@@ -6,6 +6,8 @@ import sys
 import traceback
 from collections.abc import Callable
 
+import click
+
 from tacit_common.errors import TacitError
 
 DEBUG_VARIABLE = "TACIT_DEBUG"
@@ -27,9 +29,14 @@ def run_command(command: Callable[[], object]) -> int:
             file=sys.stderr,
         )
         return error.exit_code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:  # an unknown option, a missing argument
+        error.show()
+        return error.exit_code
     except Exception as error:
         _print_traceback_if_asked()
         print(

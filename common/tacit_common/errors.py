@@ -91,6 +91,7 @@ class RefusalCode(StrEnum):
     OBJECTIVE = "objective"  # the objective is not legal under the plan's mode and unit
     PLUGIN = "plugin"  # the plan names a plug-in that this site has not installed
     MESSAGE = "message"  # the message is malformed or of another version
+    REPLAY = "replay"  # this was answered before, and the answer is no longer kept
     LEDGER = "ledger"  # the site's ledger cannot be written or trusted
     DATA = "data"  # the site's data cannot be opened or decoded
     INTERNAL = "internal"  # anything else; details stay in the site's own log

@@ -36,7 +36,7 @@ class PluginTable:
         factory = self.load(plan.name, kind)
         try:
             inspect.signature(factory).bind(**plan.options)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise PluginError(
                 f"{kind} plug-in '{plan.name}' does not take these options",
                 why=str(error),

@@ -301,6 +301,9 @@ class SimulationPlan(_Plan):
     labels_per_class: int = Field(
         default=10, ge=1, description="Labels per class of the few-label probe."
     )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="Where the sites train; `auto` takes a GPU if there is one."
+    )
     threads: int = Field(
         default=1,
         ge=1,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tacit_common.errors import WireError
-from tacit_common.objectives.contract import Objective, PretrainModel
+from tacit_common.objectives.contract import Objective, PretrainModel, Views
 from tacit_common.strategy import ParameterVector
 
 
@@ -59,6 +59,18 @@ def seeded_generator(*parts: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
+def views_for(
+    model: PretrainModel, objective: Objective, batch: Tensor, generator: torch.Generator
+) -> Views:
+    """Views of `batch` [B, ...] on the model's device.
+
+    They are drawn where the generator is, on the CPU, so that a seed means the same on
+    every device, and then moved.
+    """
+    device = next(model.parameters()).device
+    return tuple(view.to(device) for view in objective.views(batch, generator))
+
+
 def mean_gradient(
     model: PretrainModel,
     objective: Objective,
@@ -75,7 +87,8 @@ def mean_gradient(
     model.zero_grad(set_to_none=True)
     total = 0.0
     for _ in range(augmentations):
-        loss = objective.loss(model, objective.views(batch, generator)).mean() / augmentations
+        loss = objective.loss(model, views_for(model, objective, batch, generator)).mean()
+        loss = loss / augmentations
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     return total

@@ -18,7 +18,7 @@ from tacit_common.plugins import PluginTable
 from tacit_common.privacy.plan import PrivacySchedule
 from tacit_common.strategy import ParameterVector, StrategyState
 from tacit_common.study import Study
-from tacit_common.training import flatten_parameters, load_parameters, seeded_generator
+from tacit_common.training import flatten_parameters, load_parameters, seeded_generator, views_for
 from tacit_server.checkpoint import CheckpointStore, RunState
 from tacit_server.cohort import meet_sites
 from tacit_server.exchange import Exchange
@@ -74,6 +74,7 @@ class Coordinator:
         folder: RunFolder,
         plugins: PluginTable,
         *,
+        device: torch.device,
         scoring: LabeledRecords | None = None,
         watchers: Sequence[Watcher] = (),
     ) -> None:
@@ -85,6 +86,7 @@ class Coordinator:
         self._metrics = MetricsWriter(folder.path)
         self._log = RunLog(folder.events, [self._metrics.watch, *watchers])
         self._model, self._objective = build_model(study, plugins)
+        self._model.to(device)
         self._strategy = build_strategy(study.federation.strategy, plugins)
 
     def run(self, exchange: Exchange) -> RunState:
@@ -124,7 +126,6 @@ class Coordinator:
     def _begin(self, declared: dict[str, int]) -> RunState:
         """Warm start, and the first checkpoint."""
         run = uuid4().hex
-        self._log.mend([])
         started = RunStarted(
             run=run,
             study_digest=self._study.digest(),
@@ -134,6 +135,7 @@ class Coordinator:
             sites=declared,
         )
         events: list[LoggedEvent] = [started]
+        self._log.mend(events)
         if self._study.warm_start is not None:
             events.append(
                 warm_start(
@@ -153,7 +155,8 @@ class Coordinator:
             events=events,
         )
         self._folder.checkpoints.write(state)
-        self._log.mend(events)
+        for event in events[1:]:
+            self._log.publish(event)
         return state
 
     def _progress(self, stage: Stage, label: str) -> Callable[[int, int], None]:
@@ -199,7 +202,8 @@ class Coordinator:
         images = public_images(
             self._study, _PUBLIC_LOSS_IMAGES, seeded_generator(self._study.seed, "public loss")
         )
-        views = self._objective.views(images, seeded_generator(self._study.seed, "public views"))
+        generator = seeded_generator(self._study.seed, "public views")
+        views = views_for(self._model, self._objective, images, generator)
         return float(self._objective.loss(self._model, views).mean())
 
     def _export(self, state: RunState) -> None:

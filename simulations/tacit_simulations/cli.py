@@ -42,7 +42,7 @@ SetOption = Annotated[
 
 def main() -> None:
     """Entry point of the `tacit` command."""
-    sys.exit(run_command(lambda: app(standalone_mode=True)))
+    sys.exit(run_command(lambda: app(standalone_mode=False)))
 
 
 def _version(wanted: bool) -> None:

@@ -7,6 +7,7 @@ The ServerApp and the ClientApp are those of a deployment. In one process they m
 import copy
 import importlib.util
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ logging.getLogger("flwr").setLevel(logging.ERROR)
 
 _SERVER_NODE = 1
 _CLIENT_FAILED = 1  # Flower's ErrorCode for a ClientApp that raised
+_CONNECT_S, _CONNECT_POLL_S = 60.0, 0.05  # for Flower's simulation to register its nodes
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,14 @@ def run_on_ray(
             fix="pip install 'tacit[ray]', or leave out --engine ray",
         )
     results: list[ResultT] = []
+
+    def coordinate_when_connected(exchange: Exchange) -> None:
+        # Flower starts the server before it registers the nodes.
+        deadline = time.monotonic() + _CONNECT_S
+        while len(exchange.node_ids()) < sites and time.monotonic() < deadline:
+            time.sleep(_CONNECT_POLL_S)
+        results.append(coordinate(exchange))
+
     # A machine of its own listens on loopback only; Ray would take every interface.
     init_args: dict[str, ConfigRecordValues] = (
         {"_node_ip_address": "127.0.0.1"}
@@ -170,7 +180,7 @@ def run_on_ray(
         else {"address": options.address}
     )
     run_simulation(
-        server_app=make_server_app(lambda exchange: results.append(coordinate(exchange))),
+        server_app=make_server_app(coordinate_when_connected),
         client_app=make_client_app(lambda context: open_site(_partition(context))),
         num_supernodes=sites,
         backend_name="ray",

@@ -200,7 +200,7 @@ class _Outcome:
     few_label: Correct
 
     def row(self) -> EvaluationRow:
-        mean, margin = _mean_over_draws(self.few_label.astype(np.float64))
+        mean, margin = mean_over_draws(self.few_label.astype(np.float64))
         few_label = Interval(mean, max(mean - margin, 0.0), min(mean + margin, 1.0), FEW_METHOD)
         return EvaluationRow(
             features=self.name,
@@ -212,7 +212,7 @@ class _Outcome:
         )
 
     def against(self, baseline: "_Outcome") -> list[Comparison]:
-        mean, margin = _mean_over_draws(
+        mean, margin = mean_over_draws(
             self.few_label.astype(np.float64) - baseline.few_label.astype(np.float64)
         )
         few_label = Difference(
@@ -271,7 +271,7 @@ def _few_label_draws(labels: Labels, labels_per_class: int, seed: int) -> list[L
     ]
 
 
-def _mean_over_draws(scores: FloatArray) -> tuple[float, float]:
+def mean_over_draws(scores: FloatArray) -> tuple[float, float]:
     """Mean of scores [DRAWS, M], and half the width of its 95 % interval.
 
     The mean varies with the labels drawn and with the test records, which every draw

@@ -32,7 +32,7 @@ from tacit_simulations.datasets import LabeledImages
 from tacit_simulations.engine import RayOptions, run_in_process, run_on_ray
 from tacit_simulations.judgement import judge
 from tacit_simulations.results import build_report
-from tacit_simulations.sites import SimulatedSites
+from tacit_simulations.sites import SimulatedSites, training_device
 
 STUDY = "study.toml"
 
@@ -127,6 +127,7 @@ def simulate(
             schedule,
             RunFolder(folder),
             PluginTable(study.plugins),
+            device=training_device(plan),
             scoring=_scoring(data),
             watchers=watchers,
         )

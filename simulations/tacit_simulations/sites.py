@@ -14,7 +14,7 @@ from tacit_client.ledger import Ledger
 from tacit_client.outbox import Outbox
 from tacit_client.policy import SitePolicy
 from tacit_client.site import Site
-from tacit_common.errors import StudyError
+from tacit_common.errors import StudyError, UsageError
 from tacit_common.objectives.factory import image_shape
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy.noise import SecureRandom
@@ -79,6 +79,7 @@ class SimulatedSites:
             outbox=Outbox(directory / "outbox"),
             plugins=PluginTable(self.study.plugins),
             random=SecureRandom(),
+            device=training_device(self.plan),
         )
         _open_sites[key] = site
         if len(_open_sites) > _OPEN_AT_ONCE:
@@ -129,6 +130,22 @@ def _load(
         seed=seed,
         plugins=PluginTable(dict(plugins)),
     )
+
+
+def training_device(plan: SimulationPlan) -> torch.device:
+    """Where the sites train, and the server's warm start with them.
+
+    Raises:
+        UsageError: the study asks for a GPU and there is none.
+    """
+    available = torch.cuda.is_available()
+    if plan.device == "cuda" and not available:
+        raise UsageError(
+            "there is no CUDA device",
+            why="simulation.device is 'cuda' and torch finds none",
+            fix="set simulation.device = 'auto', or install the CUDA build of torch 2.13.0",
+        )
+    return torch.device("cuda" if available and plan.device != "cpu" else "cpu")
 
 
 def _policy(study: StudyFile) -> SitePolicy:

@@ -119,8 +119,8 @@ def test_the_zero_mask_token_stands_for_any_learned_one() -> None:
     learned = torch.where(masked.unsqueeze(-1), token, embedded) + model.position.weight
     expected = model.norm(model.blocks(learned))
     with torch.no_grad():
-        model.position.weight += token
-        model.patch_embedding.bias -= token
+        model.position.weight.add_(token)
+        model.patch_embedding.bias.sub_(token)
     torch.testing.assert_close(model.encode_masked(batch, masked), expected)
 
 

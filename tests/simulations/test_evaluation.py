@@ -11,7 +11,6 @@ from scipy import stats
 from sklearn.datasets import load_digits
 
 from tacit_common.errors import DataError
-from tacit_common.probes import Interval
 from tacit_simulations.evaluation import (
     DRAWS,
     Comparison,
@@ -21,6 +20,7 @@ from tacit_simulations.evaluation import (
     Measure,
     Verdict,
     evaluate,
+    mean_over_draws,
     paired_difference,
 )
 
@@ -188,22 +188,23 @@ def test_a_verdict_is_a_plain_sentence(
     assert comparison.sentence == sentence
 
 
-def test_a_few_label_interval_includes_the_draws_and_the_test_records() -> None:
+def test_a_few_label_interval_is_students_over_whichever_varies() -> None:
+    values = np.random.default_rng(0).random(20)
+    expected = stats.t.interval(0.95, 19, values.mean(), stats.sem(values))
+    by_draw = np.repeat(values[:, None], 50, axis=1)  # only the labels drawn matter
+    by_record = np.repeat(values[None], 50, axis=0)  # only the test records matter
+    for scores in (by_draw, by_record):
+        mean, margin = mean_over_draws(scores)
+        assert (mean - margin, mean + margin) == pytest.approx(expected)
+
+
+def test_with_all_labels_a_few_label_interval_is_that_of_the_test_records() -> None:
     pixels, labels = load_digits(return_X_y=True)
     features = [FeatureSet("pixels", pixels[TRAIN], pixels[TEST])]
-    few, all_of_them = (
-        evaluate(features, labels[TRAIN], labels[TEST], labels_per_class=n, seed=0).rows[0]
-        for n in (1, 10_000)
-    )
-    # With all labels every draw is the same, and the test records are what is left.
-    left = all_of_them.accuracy[Measure.FEW_LABEL]
-    wilson = all_of_them.accuracy[Measure.LINEAR]
-    assert left.high - left.low == pytest.approx(wilson.high - wilson.low, rel=0.15)
-    # With one label a class the draws differ, and come on top.
-    drawn = few.accuracy[Measure.FEW_LABEL]
-    assert isinstance(drawn, Interval)
-    assert f"{DRAWS} draws" in drawn.method
-    assert drawn.high - drawn.low > left.high - left.low
+    table = evaluate(features, labels[TRAIN], labels[TEST], labels_per_class=10_000, seed=0)
+    few, all_labels = (table.rows[0].accuracy[m] for m in (Measure.FEW_LABEL, Measure.LINEAR))
+    assert few.high - few.low == pytest.approx(all_labels.high - all_labels.low, rel=0.15)
+    assert f"{DRAWS} draws" in few.method
 
 
 # --- what is refused -------------------------------------------------------------------

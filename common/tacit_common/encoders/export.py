@@ -63,7 +63,10 @@ def save_encoder(
     """
     state = _module(encoder).state_dict()
     weights = serialise_weights(
-        {name: part.detach().cpu().clone(memory_format=torch.contiguous_format) for name, part in state.items()}
+        {
+            name: part.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, part in state.items()
+        }
     )
     config = _Config(
         tacit_version=__version__,

@@ -101,9 +101,10 @@ class Stages:
         def timed(*args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
             items = original(*args, **kwargs)
             while True:
-                with self._in(stage):
-                    item = next(items, _END)
-                if item is _END:
+                try:
+                    with self._in(stage):
+                        item = next(items)
+                except StopIteration:
                     return
                 yield item
 

@@ -32,11 +32,10 @@ from tacit_client.site import Site
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy.plan import calibrate
 from tacit_common.strategy import ParameterVector
-from tacit_common.study import NoPrivacyPlan, SimulationPlan
+from tacit_common.study import NoPrivacyPlan
 from tacit_common.wire import RoundPlan, TrainReply, TrainRequest
 from tacit_server import app as server_app
 from tacit_server import rounds as server_rounds
-from tacit_server import run as server_run
 from tacit_server.checkpoint import CheckpointStore
 from tacit_server.run import Coordinator, RunFolder
 from tacit_server.run_log import LoggedEvent, Progress, RoundFinished, RunLog, RunStarted

@@ -19,7 +19,7 @@ SIZES = tuple(_SHAPES)
 def vit_study(
     size: str, mode: Mode, *, sampling_rate: float, rounds: int = 1, sites: int = 1
 ) -> StudyFile:
-    """ViT-MAE on 32 x 32 x 3 images, 64 patches of which 16 are visible; no warm start, no probes."""
+    """ViT-MAE on 32 x 32 x 3 images: 64 patches, 16 of them visible. No warm start, no probes."""
     width, depth, heads = _SHAPES[size]
     privacy: dict[str, object] = {"mode": mode, "sampling_rate": sampling_rate}
     if mode == "local":

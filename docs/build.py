@@ -1,0 +1,183 @@
+"""Writes the parts of the documentation that follow from the code: `make docs`.
+
+docs/study.md, docs/objectives.md and docs/cli.md in full, and in README.md the examples
+that stand under a comment naming their file. A test builds all of them again and compares.
+"""
+
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import click
+import typer
+
+from tacit_common.errors import PrivacyConfigError
+from tacit_common.objectives import Objective, build_objective
+from tacit_common.plugins import PluginTable
+from tacit_common.privacy import require_legal
+from tacit_common.study import (
+    LocalPrivacyPlan,
+    NoPrivacyPlan,
+    ObjectivePlan,
+    PluginPlan,
+    PrivacyPlan,
+    parse_study,
+)
+from tacit_common.study_reference import EXAMPLE_STUDY, study_reference
+from tacit_simulations.cli import app
+
+ROOT = Path(__file__).parents[1]
+_NOTICE = "<!-- Written by docs/build.py: change the code, then run `make docs`. -->\n\n"
+_EXAMPLE = re.compile(r"(<!-- (docs/examples/\S+) -->\n+```\w+\n).*?(?=```)", re.DOTALL)
+_PAPER = re.compile(r"(?:van den )?[A-Z]\w+ et al\. \d{4}(?:, arXiv \d{4}\.\d{5})?")
+
+
+def pages() -> dict[Path, str]:
+    """Every built page and its text."""
+    return {
+        ROOT / "docs/study.md": _NOTICE + study_reference(),
+        ROOT / "docs/objectives.md": _NOTICE + objectives(),
+        ROOT / "docs/cli.md": _NOTICE + commands(),
+        ROOT / "README.md": with_examples((ROOT / "README.md").read_text(encoding="utf-8")),
+    }
+
+
+def with_examples(page: str) -> str:
+    """`page` with the code under each `<!-- docs/examples/… -->` replaced by that file."""
+    return _EXAMPLE.sub(lambda m: m[1] + (ROOT / m[2]).read_text(encoding="utf-8"), page)
+
+
+# --- objectives ------------------------------------------------------------------------
+
+
+def objectives() -> str:
+    """The built-in objectives: what each couples, which modes allow it, where it is from."""
+    lines = [
+        "# Objectives\n",
+        "An objective is what the encoder learns from, without labels. What it couples decides",
+        "under which privacy it may run ([privacy.md, section 3](privacy.md#3-objectives)): a",
+        "loss that depends on other records of the batch has no gradient of one record to clip.\n",
+        "| `objective.kind` | a record's loss depends on | legal modes | source |",
+        "|---|---|---|---|",
+    ]
+    details = []
+    for kind in _objective_kinds():
+        objective = _objective(kind)
+        coupling = {"none": "that record alone", "batch": "the whole batch"}[objective.coupling]
+        modes = ", ".join(f"`{mode}`" for mode in _legal_modes(objective))
+        lines.append(f"| [`{kind}`](#{kind}) | {coupling} | {modes} | {_papers(objective)} |")
+        details.append(
+            f"## `{kind}`\n\n{inspect.getdoc(type(objective))}\n\n"
+            f"Options: [study.md](study.md#objectivekind--{kind}). "
+            f"Code: `{type(objective).__module__}.{type(objective).__name__}`.\n"
+        )
+    lines.append(
+        "| `plugin` | what it declares, and [the conformance suite](extending.md) checks | "
+        "by the same rule | yours |\n"
+    )
+    return "\n".join([*lines, *details])
+
+
+def _objective_kinds() -> list[str]:
+    plans = get_args(get_args(ObjectivePlan)[0])
+    return [get_args(p.model_fields["kind"].annotation)[0] for p in plans if p is not PluginPlan]
+
+
+def _objective(kind: str) -> Objective:
+    overrides = [f'objective={{ kind = "{kind}" }}', "views.max_shift=0.1"]
+    study = parse_study(EXAMPLE_STUDY, overrides=overrides)
+    return build_objective(study, PluginTable())
+
+
+def _legal_modes(objective: Objective) -> Iterator[str]:
+    for plan in get_args(get_args(PrivacyPlan)[0]):
+        try:
+            require_legal(objective.coupling, "", _any_plan(plan))
+        except PrivacyConfigError:
+            continue
+        yield get_args(plan.model_fields["mode"].annotation)[0]
+
+
+def _any_plan(plan: type[LocalPrivacyPlan | NoPrivacyPlan]) -> LocalPrivacyPlan | NoPrivacyPlan:
+    """A plan of this mode; its figures are irrelevant."""
+    if plan is NoPrivacyPlan:
+        return NoPrivacyPlan(mode="none", sampling_rate=0.5)
+    return parse_study(EXAMPLE_STUDY).privacy
+
+
+def _papers(objective: Objective) -> str:
+    """The papers that the objective's docstring cites, or those of its module."""
+    module = inspect.getmodule(type(objective))
+    for text in (inspect.getdoc(type(objective)), inspect.getdoc(module)):
+        if found := _PAPER.findall(text or ""):
+            return "; ".join(found)
+    raise SystemExit(f"the docstring of {type(objective).__name__} cites no paper")
+
+
+# --- commands --------------------------------------------------------------------------
+
+
+def commands() -> str:
+    """Every command with its arguments and options."""
+    lines = [
+        "# The command line\n",
+        "Every command prints errors to stderr as what happened, why, and what to do. It exits",
+        "with 0 on success, 1 on a failure, 2 when the request has to change, and 130 when it",
+        "is interrupted.\n",
+    ]
+    return "\n".join([*lines, *_command(typer.main.get_command(app), "tacit", None)])
+
+
+def _command(command: click.Command, name: str, parent: click.Context | None) -> Iterator[str]:
+    context = click.Context(command, info_name=name, parent=parent)
+    # Given as strings, so that no terminal's width matters.
+    pieces = " ".join(command.collect_usage_pieces(context))
+    yield f"## `{context.command_path}`\n"
+    yield f"{inspect.cleandoc(command.help or '')}\n"
+    yield f"```\n{context.command_path} {pieces}\n```\n"
+    rows = [_row(command, p, context) for p in command.get_params(context) if p.name != "help"]
+    if rows:
+        yield "| | default | meaning |\n|---|---|---|"
+        yield from rows
+        yield ""
+    if isinstance(command, click.Group):
+        for child in command.list_commands(context):
+            found = command.get_command(context, child)
+            if found is not None:
+                yield from _command(found, child, context)
+
+
+def _row(command: click.Command, parameter: click.Parameter, context: click.Context) -> str:
+    label = parameter.make_metavar(ctx=context)
+    if isinstance(parameter, click.Option):
+        label = parameter.opts[0] if parameter.is_flag else f"{parameter.opts[0]} {label}"
+    default = parameter.default
+    shown = "" if default is None or default is False else f"`{default}`"
+    if parameter.required:
+        shown = "**required**"
+    cells = (f"`{label}`", shown, _help(command, parameter))
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _help(command: click.Command, parameter: click.Parameter) -> str:
+    """What the parameter's own declaration says: newer versions of click drop it."""
+    declared = get_type_hints(command.callback, include_extras=True).get(parameter.name or "")
+    for note in getattr(declared, "__metadata__", ()):
+        if text := getattr(note, "help", None):
+            return str(text)
+    return str(getattr(parameter, "help", None) or "")
+
+
+def main() -> None:
+    """Write every page that is out of date."""
+    for path, text in pages().items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            sys.stdout.write(f"wrote {path.relative_to(ROOT)}\n")
+
+
+if __name__ == "__main__":
+    main()
