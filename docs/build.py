@@ -164,8 +164,8 @@ def _row(command: click.Command, parameter: click.Parameter, context: click.Cont
 
 def _help(command: click.Command, parameter: click.Parameter) -> str:
     """What the parameter's own declaration says: newer versions of click drop it."""
-    declared = get_type_hints(command.callback, include_extras=True).get(parameter.name or "")
-    for note in getattr(declared, "__metadata__", ()):
+    hints = get_type_hints(command.callback, include_extras=True) if command.callback else {}
+    for note in getattr(hints.get(parameter.name or ""), "__metadata__", ()):
         if text := getattr(note, "help", None):
             return str(text)
     return str(getattr(parameter, "help", None) or "")

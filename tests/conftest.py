@@ -6,7 +6,7 @@ Fixtures are factories: what differs from the default stands in the test that as
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -23,10 +23,14 @@ with warnings.catch_warnings():
 if TYPE_CHECKING:
     from tacit_client.site import Site
     from tacit_common.strategy import ParameterVector
+    from tacit_common.wire import ProbeRequest, TrainRequest
 
 # The time that one example takes says more of the machine than of the code.
 settings.register_profile("tacit", deadline=None)
 settings.load_profile("tacit")
+
+# Tensors here are tiny: threads would only wait for one another, for ever on a busy machine.
+torch.set_num_threads(1)
 
 TINY_STUDY = """
 name = "tiny"
@@ -60,6 +64,7 @@ sites = 3
 declared_records = 300
 """
 
+PROBE = 'probes=[{ kind = "ridge", classes = 10, epsilon = 1.0, project_dim = 4 }]'
 NO_PRIVACY = 'privacy={ mode = "none", sampling_rate = 0.25 }'
 
 
@@ -79,6 +84,12 @@ def make_study(study_file: Callable[..., StudyFile]) -> Callable[..., Study]:
 def no_privacy() -> str:
     """The override that turns the tiny study into one without differential privacy."""
     return NO_PRIVACY
+
+
+@pytest.fixture
+def with_probe() -> str:
+    """The override that adds a private probe before and after the rounds."""
+    return PROBE
 
 
 @pytest.fixture
@@ -137,3 +148,57 @@ def start_of() -> Callable[[Study], "ParameterVector"]:
     from tacit_common.training import flatten_parameters
 
     return lambda study: flatten_parameters(build_model(study, PluginTable())[0])
+
+
+@pytest.fixture
+def train_request(start_of: Callable[[Study], "ParameterVector"]) -> Callable[..., "TrainRequest"]:
+    """`train_request(study, round=2, …)`: what a server asks; other fields of the plan by name."""
+    from tacit_common.study import LocalPrivacyPlan
+    from tacit_common.wire import RoundPlan, TrainRequest, parameters_sha256
+
+    def make(
+        study: Study, parameters: "ParameterVector | None" = None, **plan: Any
+    ) -> TrainRequest:
+        vector = start_of(study) if parameters is None else parameters
+        private = isinstance(study.privacy, LocalPrivacyPlan)
+        fields = {
+            "run": "run",
+            "round": 1,
+            "study": study,
+            "noise_multiplier": 1.0 if private else None,
+            "parameters_sha256": parameters_sha256(vector),
+        }
+        return TrainRequest(RoundPlan.model_validate({**fields, **plan}), vector)
+
+    return make
+
+
+@pytest.fixture
+def probe_request(start_of: Callable[[Study], "ParameterVector"]) -> Callable[..., "ProbeRequest"]:
+    """`probe_request(study, when="after", …)`: the same for a probe, with a basis of 4 directions."""
+    from tacit_common.study import LocalPrivacyPlan
+    from tacit_common.wire import ProbePlan, ProbeRequest, parameters_sha256
+
+    def make(study: Study, **plan: Any) -> ProbeRequest:
+        vector = start_of(study)
+        private = isinstance(study.privacy, LocalPrivacyPlan)
+        fields = {
+            "run": "run",
+            "when": "before",
+            "probe": 0,
+            "study": study,
+            "noise_multiplier": 5.0 if private else None,
+            "parameters_sha256": parameters_sha256(vector),
+        }
+        asked = ProbePlan.model_validate({**fields, **plan})
+        return ProbeRequest(asked, vector, np.zeros(16), np.eye(16)[:, :4])
+
+    return make
+
+
+@pytest.fixture
+def flower_task() -> None:
+    """Flower makes no message outside a task; this process is one."""
+    from flwr.supercore.task_identity import TaskIdentity
+
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1

@@ -14,6 +14,7 @@ from tacit_client.site import Site
 from tacit_common.errors import (
     DataError,
     LedgerError,
+    NonFiniteUpdateError,
     PluginError,
     PrivacyConfigError,
     RefusalCode,
@@ -32,6 +33,7 @@ _CODES: list[tuple[type[Exception], RefusalCode]] = [
     (DataError, RefusalCode.DATA),
     (UnreadableRecordError, RefusalCode.DATA),
     (WireError, RefusalCode.MESSAGE),
+    (NonFiniteUpdateError, RefusalCode.DIVERGED),
 ]
 
 

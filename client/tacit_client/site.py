@@ -42,6 +42,7 @@ from tacit_common.wire import (
     TrainRequest,
 )
 
+_CPU = torch.device("cpu")
 ReplyT = TypeVar("ReplyT", TrainReply, ProbeReply)
 
 
@@ -61,7 +62,7 @@ class Site:
     outbox: Outbox
     plugins: PluginTable
     random: RandomSource
-    device: torch.device
+    device: torch.device = _CPU
 
     def answer(self, request: Request) -> Reply:
         """Do what the server asks, if the policy and the ledger allow it.

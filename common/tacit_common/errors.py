@@ -94,6 +94,7 @@ class RefusalCode(StrEnum):
     REPLAY = "replay"  # this was answered before, and the answer is no longer kept
     LEDGER = "ledger"  # the site's ledger cannot be written or trusted
     DATA = "data"  # the site's data cannot be opened or decoded
+    DIVERGED = "diverged"  # local training gave NaN or infinity
     INTERNAL = "internal"  # anything else; details stay in the site's own log
 
 

@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from tacit_common.encoders import Encoder, embed
+from tacit_common.encoders import embed
 from tacit_common.objectives.contract import PretrainModel
 from tacit_common.plugins import PluginTable
 from tacit_common.probes import build_probe, public_basis, wilson_interval
@@ -117,5 +117,5 @@ def _sum_statistics(
     return total if total is not None else np.zeros(0), tally
 
 
-def _features(encoder: Encoder, records: Tensor) -> NDArray[np.float64]:
+def _features(encoder: nn.Module, records: Tensor) -> NDArray[np.float64]:
     return embed(encoder, records).astype(np.float64)

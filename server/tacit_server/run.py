@@ -39,6 +39,7 @@ from tacit_server.run_log import (
 from tacit_server.strategies import build_strategy
 from tacit_server.warm_start import warm_start
 
+_CPU = torch.device("cpu")
 _PUBLIC_LOSS_IMAGES = 64  # cheap enough for every round, and always the same ones
 
 
@@ -74,7 +75,7 @@ class Coordinator:
         folder: RunFolder,
         plugins: PluginTable,
         *,
-        device: torch.device,
+        device: torch.device = _CPU,
         scoring: LabeledRecords | None = None,
         watchers: Sequence[Watcher] = (),
     ) -> None:

@@ -183,7 +183,17 @@ def tamper(path: Path, *statements: str) -> None:
             1,
         ),
     ],
-    ids=["payload", "kind", "hash", "genesis", "replaced", "removed", "headless", "reordered", "closed gap"],
+    ids=[
+        "payload",
+        "kind",
+        "hash",
+        "genesis",
+        "replaced",
+        "removed",
+        "headless",
+        "reordered",
+        "closed gap",
+    ],
 )
 def test_a_row_that_was_tampered_with_is_named_when_the_ledger_is_opened(
     path: Path, attack: list[str], damaged_row: int

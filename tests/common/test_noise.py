@@ -4,6 +4,7 @@ import hashlib
 import math
 import os
 import random
+import sys
 import threading
 from collections.abc import Callable
 
@@ -183,11 +184,16 @@ def test_threads_that_share_a_source_never_share_keystream() -> None:
     def work() -> None:
         draws.extend(source.uniform(50) for _ in range(400))
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # makes a race likely
+    try:
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(usual)
     everything = np.concatenate(draws)
     assert len(np.unique(everything)) == len(everything) == 4 * 400 * 50
 

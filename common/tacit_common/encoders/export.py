@@ -124,8 +124,10 @@ def embed(
     encoder: Encoder | nn.Module, records: Tensor, batch_size: int = 256
 ) -> NDArray[np.float32]:
     """Features [N, embed_dim] (float32) of `records` [N, ...], `batch_size` at a time."""
+    first = next(_module(encoder).parameters(), None)
+    device = records.device if first is None else first.device
     parts = [
-        encoder(records[start : start + batch_size]).float().cpu().numpy()
+        encoder(records[start : start + batch_size].to(device)).float().cpu().numpy()
         # No records are still one batch, which has the width of the features.
         for start in range(0, max(len(records), 1), batch_size)
     ]

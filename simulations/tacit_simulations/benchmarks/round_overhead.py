@@ -46,7 +46,7 @@ from tacit_simulations.benchmarks.record import Figure, exact, summarise
 from tacit_simulations.benchmarks.studies import Mode, vit_study
 from tacit_simulations.engine import RayOptions, run_in_process, run_on_ray
 from tacit_simulations.simulate import check
-from tacit_simulations.sites import SimulatedSites
+from tacit_simulations.sites import SimulatedSites, training_device
 
 Engine = Literal["in-process", "ray"]
 
@@ -123,6 +123,7 @@ def round_times(
             calibrate(study.travelling()),
             RunFolder(Path(folder)),
             PluginTable(),
+            device=training_device(plan),
             watchers=[clock.watch],
         )
         _watch_server(stages)
@@ -213,7 +214,7 @@ def _watch_sites(stages: Stages) -> None:
     stages.watch("identity of the request", RoundPlan, "key")
     stages.watch("legality", Site, "_check_legal")
     stages.watch("policy", SitePolicy, "check")
-    stages.watch("ledger", Ledger, "is_reserved", "reserve", "commit", "events")
+    stages.watch("ledger", Ledger, "is_reserved", "is_committed", "reserve", "commit", "events")
     stages.watch("outbox", Outbox, "find", "store")
     stages.watch("training (stand-in)", StandInSite, "_train")
 

@@ -40,6 +40,11 @@ def vit_study(
             "objective": {"kind": "masked", "decoder_width": 48, "decoder_depth": 1},
             "privacy": privacy,
             "federation": {"rounds": rounds, "local_steps": 4, "client_lr": 0.01},
-            "simulation": {"dataset": "strokes", "sites": sites, "declared_records": 64},
+            "simulation": {
+                "dataset": "strokes",
+                "sites": sites,
+                "declared_records": 64,
+                "device": "cpu",
+            },
         }
     )
