@@ -126,19 +126,21 @@ def commands() -> str:
         "# The command line\n",
         "Every command prints errors to stderr as what happened, why, and what to do. It exits",
         "with 0 on success, 1 on a failure, 2 when the request has to change, and 130 when it",
-        "is interrupted.\n",
+        "is interrupted. Every command takes `--help`; `--debug`, right after `tacit`, adds a",
+        "traceback to an error.\n",
     ]
     return "\n".join([*lines, *_command(typer.main.get_command(app), "tacit", None)])
 
 
 def _command(command: click.Command, name: str, parent: click.Context | None) -> Iterator[str]:
     context = click.Context(command, info_name=name, parent=parent)
-    # Given as strings, so that no terminal's width matters.
+    # Put together here: what `--help` prints depends on the width of the terminal.
     pieces = " ".join(command.collect_usage_pieces(context))
     yield f"## `{context.command_path}`\n"
     yield f"{inspect.cleandoc(command.help or '')}\n"
     yield f"```\n{context.command_path} {pieces}\n```\n"
-    rows = [_row(command, p, context) for p in command.get_params(context) if p.name != "help"]
+    shown = [p for p in command.get_params(context) if "--help" not in p.opts]
+    rows = [_row(command, parameter, context) for parameter in shown]
     if rows:
         yield "| | default | meaning |\n|---|---|---|"
         yield from rows

@@ -96,7 +96,8 @@ def with_probe() -> str:
 def make_site(tmp_path: Path) -> Iterator[Callable[..., "Site"]]:
     """`make_site("name", source=…, policy=…, random=…)`: a site whose folder is in tmp_path.
 
-    The same name twice is the same site taken up again from its folder.
+    The same name twice is the same site taken up again from its folder; another `folder`
+    is a new site of that name.
     """
     from tacit_client.data import LabeledArraySource
     from tacit_client.ledger import Ledger
@@ -117,10 +118,10 @@ def make_site(tmp_path: Path) -> Iterator[Callable[..., "Site"]]:
         policy: SitePolicy | None = None,
         random: RandomSource | None = None,
         plugins: PluginTable | None = None,
-        ledger: type[Ledger] = Ledger,
+        folder: str | None = None,
     ) -> Site:
-        folder = tmp_path / "sites" / name
-        ledgers.append(ledger(folder / "ledger.db", site=name))
+        path = tmp_path / "sites" / (folder or name)
+        ledgers.append(Ledger(path / "ledger.db", site=name))
         generator = torch.Generator().manual_seed(0)
         images = torch.rand(records, 1, 8, 8, generator=generator)
         labels = np.arange(records, dtype=np.int64) % 10
@@ -130,7 +131,7 @@ def make_site(tmp_path: Path) -> Iterator[Callable[..., "Site"]]:
             declared_records=30,
             policy=policy or SitePolicy(epsilon_cap=100.0, delta=1e-5, allow_non_private=True),
             ledger=ledgers[-1],
-            outbox=Outbox(folder / "outbox"),
+            outbox=Outbox(path / "outbox"),
             plugins=plugins or PluginTable(),
             random=random or SecureRandom(),
         )
@@ -175,7 +176,7 @@ def train_request(start_of: Callable[[Study], "ParameterVector"]) -> Callable[..
 
 @pytest.fixture
 def probe_request(start_of: Callable[[Study], "ParameterVector"]) -> Callable[..., "ProbeRequest"]:
-    """`probe_request(study, when="after", …)`: the same for a probe, with a basis of 4 directions."""
+    """`probe_request(study, when="after", …)`: the same for a probe, on a basis of 4 directions."""
     from tacit_common.study import LocalPrivacyPlan
     from tacit_common.wire import ProbePlan, ProbeRequest, parameters_sha256
 

@@ -61,7 +61,8 @@ class Tally:
         raise QuorumError(
             f"{what} failed: {len(self.answered)} of {len(cohort)} sites answered",
             why=f"the quorum is {needed} ({reasons})",
-            fix="look at the logs of these sites, then resume the run: nothing is lost",
+            fix="look at the log of these sites (RUN/sites/log.txt in a simulation), then resume: "
+            "nothing is lost",
         )
 
 

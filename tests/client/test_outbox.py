@@ -65,13 +65,35 @@ def test_a_reply_is_found_under_its_own_key_alone(folder: Path) -> None:
     assert outbox.find(NEXT) is None
 
 
-def test_storing_the_next_reply_forgets_the_one_before(folder: Path) -> None:
+def stored_at(folder: Path, key: str, time_s: float) -> None:
+    """Store a reply, and say that it was written at this time."""
+    Outbox(folder).store(key, update())
+    os.utime(folder / f"{key}.update.npy", (time_s, time_s))
+
+
+def test_the_newest_few_replies_are_kept_and_the_oldest_forgotten(folder: Path) -> None:
+    keys = [letter * 64 for letter in "abcdefgh"]
+    for number, key in enumerate(keys):
+        stored_at(folder, key, 1000.0 + number)
     outbox = Outbox(folder)
-    outbox.store(KEY, update(1.0))
-    outbox.store(NEXT, update(2.0))
-    assert outbox.find(KEY) is None
-    assert found(outbox, NEXT).update[0] == 2.0
-    assert len(list(folder.iterdir())) == 1
+    kept = [key for key in keys if outbox.find(key) is not None]
+    assert kept == keys[-len(kept) :]
+    assert 2 <= len(kept) < len(keys)
+
+
+@pytest.mark.xfail(
+    raises=AssertionError, reason="the newest are chosen by the clock's time, which can go back"
+)
+def test_the_reply_just_stored_is_not_the_one_forgotten_when_the_clock_went_back(
+    folder: Path,
+) -> None:
+    for number, letter in enumerate("cdefghij"):
+        stored_at(folder, letter * 64, 1000.0 + number)
+    for file in folder.iterdir():
+        os.utime(file, (4e9, 4e9))
+    outbox = Outbox(folder)
+    outbox.store(KEY, update(7.0))
+    assert outbox.find(KEY) is not None
 
 
 def test_a_reply_that_cannot_be_stored_leaves_the_one_before(
@@ -89,23 +111,15 @@ def test_a_reply_that_cannot_be_stored_leaves_the_one_before(
     assert found(outbox).update.tolist() == [1.0] * 5
 
 
-def test_what_a_kill_left_of_another_reply_is_cleared_away(folder: Path) -> None:
-    folder.mkdir()
-    (folder / f".{KEY}.update.npy.tmp").write_bytes(b"half")
-    outbox = Outbox(folder)
-    assert outbox.find(KEY) is None
-    outbox.store(NEXT, update())
-    assert [file.name for file in folder.iterdir()] == [f"{NEXT}.update.npy"]
-
-
-@pytest.mark.xfail(
-    raises=LedgerError, reason="store counts its own temporary file among the older replies"
-)
-def test_a_reply_whose_writing_was_killed_can_be_written_again(folder: Path) -> None:
+def test_a_reply_whose_writing_was_killed_is_not_found_and_can_be_written_again(
+    folder: Path,
+) -> None:
     folder.mkdir()
     # In a container the process that comes back has the number of the one that was killed.
-    (folder / f".{KEY}.update.npy.{os.getpid()}.tmp").write_bytes(b"half")
+    for number in (1, os.getpid()):
+        (folder / f".{KEY}.update.npy.{number}.tmp").write_bytes(b"half")
     outbox = Outbox(folder)
+    assert outbox.find(KEY) is None
     outbox.store(KEY, update())
     assert found(outbox).update.tolist() == [1.0] * 5
 

@@ -41,7 +41,8 @@ REPORT_INTERVAL = 1e-4
 """Grid of privacy losses for figures that are stated."""
 
 PLANNING_INTERVAL = 1e-3
-"""Grid for planning and for live figures: ten times cheaper, and up to 0.1 % higher."""
+"""Grid for planning and live figures: ten times cheaper. Its ε is higher by 0.04 % after a
+thousand steps at ε = 2, and by 4 % after a hundred thousand."""
 
 # The grid of a PLD grows with ε: at σ = 0.01 it would take 2 GB to say that ε is 5400. It is
 # therefore widened in proportion above this ε, and far above it the Rényi bound stands in.

@@ -79,7 +79,7 @@ def clipped_sum(per_example: Sequence[Tensor], l2_clip_norm: float) -> Tensor:
     if len(counts) != 1:
         raise PrivacyConfigError(
             "per-example gradients do not belong together",
-            why=f"their pieces hold {sorted(counts) or 'no'} rows",
+            why="there are none, or their pieces hold different numbers of rows",
             fix="every trained parameter must give one gradient row for each unit of the batch",
         )
     scale = _row_scale(pieces)
@@ -115,17 +115,16 @@ def _row_scale(pieces: Sequence[Tensor]) -> Tensor:
     """What each row is divided by before its squares are summed, float64 [B].
 
     For rows with a float64 piece, the power of two below the largest magnitude, so that
-    dividing is exact; 1 for other rows and for zero rows; NaN if the largest magnitude is
-    not finite.
+    dividing is exact; 1 for all other rows, for zero rows and for rows that are not finite.
     """
     ones = torch.ones(len(pieces[0]), dtype=torch.float64, device=pieces[0].device)
-    maxima = [piece.abs().amax(dim=1).double() for piece in pieces if piece.shape[1]]
-    if not maxima or all(piece.dtype != torch.float64 for piece in pieces):
+    if all(piece.dtype != torch.float64 or piece.shape[1] == 0 for piece in pieces):
         return ones
+    maxima = [piece.abs().amax(dim=1).double() for piece in pieces if piece.shape[1]]
     largest = torch.stack(maxima).amax(dim=0)
     mantissa, _ = torch.frexp(largest)  # largest = mantissa · 2^exponent, mantissa in [½, 1)
-    scale = torch.where(largest == 0, ones, largest / (2.0 * mantissa))
-    return torch.where(torch.isfinite(largest), scale, math.nan)
+    ordinary = torch.isfinite(largest) & (largest > 0)
+    return torch.where(ordinary, largest / (2.0 * mantissa), ones)
 
 
 def _scaled_norms(pieces: Sequence[Tensor], scale: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ from importlib.resources.abc import Traversable
 
 from tacit_common.errors import StudyError
 
+__all__ = ["recipe_names", "recipe_summary", "recipe_text"]
+
 
 def recipe_names() -> list[str]:
     """Names of all recipes, sorted."""

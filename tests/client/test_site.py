@@ -1,0 +1,720 @@
+"""A site pays before it reads, answers once, and says nothing of what it holds."""
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tacit_client.data import LabeledArraySource
+from tacit_client.ledger import Ledger
+from tacit_client.policy import SitePolicy
+from tacit_client.site import Site
+from tacit_common.data import DataSource
+from tacit_common.errors import (
+    DataError,
+    LedgerError,
+    PluginError,
+    PrivacyConfigError,
+    RefusalCode,
+    SiteRefusal,
+    TacitError,
+    UnreadableRecordError,
+    WireError,
+)
+from tacit_common.plugins import PluginTable
+from tacit_common.privacy.accounting import REPORT_INTERVAL, epsilon
+from tacit_common.privacy.events import GaussianRelease, PoissonGaussianSteps
+from tacit_common.privacy.noise import InsecureSeededRandom, SecureRandom
+from tacit_common.study import Study, StudyFile
+from tacit_common.wire import (
+    DescribeRequest,
+    ProbeReply,
+    ProbeRequest,
+    SiteDescription,
+    TrainReply,
+    TrainRequest,
+    parameters_sha256,
+)
+
+MakeStudy = Callable[..., Study]
+MakeSite = Callable[..., Site]
+Ask = Callable[..., TrainRequest]
+AskProbe = Callable[..., ProbeRequest]
+
+EVERYBODY = "privacy.sampling_rate=1.0"
+
+
+class Watched:
+    """A data source that writes down every look at its records."""
+
+    def __init__(self, journal: list[str], records: int = 40) -> None:
+        generator = torch.Generator().manual_seed(0)
+        images = torch.rand(records, 1, 8, 8, generator=generator)
+        self._source = LabeledArraySource(images, np.arange(records) % 10)
+        self._journal = journal
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Tensor:
+        self._journal.append("read")
+        return self._source[index]
+
+    def unit_of(self, index: int) -> Hashable:
+        return index
+
+    def label_of(self, index: int) -> int:
+        self._journal.append("read label")
+        return self._source.label_of(index)
+
+
+class Unreadable(Watched):
+    """Every record is damaged."""
+
+    def __getitem__(self, index: int) -> Tensor:
+        raise UnreadableRecordError("a record is damaged", why="it is", fix="mend it")
+
+
+def update_of(site: Site, request: TrainRequest) -> bytes:
+    reply = site.answer(request)
+    assert isinstance(reply, TrainReply)
+    return reply.update.tobytes()
+
+
+def kinds(site: Site) -> list[str]:
+    return [entry.kind for entry in site.ledger.entries()][1:]
+
+
+def refused(site: Site, request: TrainRequest | ProbeRequest) -> RefusalCode:
+    with pytest.raises(SiteRefusal) as raised:
+        site.answer(request)
+    return raised.value.code
+
+
+@pytest.fixture
+def study(make_study: MakeStudy) -> Study:
+    return make_study(EVERYBODY)
+
+
+# --- reserve, then touch data, then release, then commit --------------------------------
+
+
+@pytest.fixture
+def journal(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What happens at a site, in order: rows of the ledger, reads, and stored answers."""
+    events: list[str] = []
+    store = "tacit_client.outbox.Outbox.store"
+    written = Ledger._write
+
+    def write(self: Ledger, kind: str, payload: dict[str, object]) -> None:
+        written(self, kind, payload)
+        events.append(kind)
+
+    monkeypatch.setattr(Ledger, "_write", write)
+    monkeypatch.setattr(store, lambda self, key, reply: events.append("store"))
+    return events
+
+
+def in_order(journal: Sequence[str]) -> list[str]:
+    """The journal without repetitions."""
+    return [event for n, event in enumerate(journal) if n == 0 or journal[n - 1] != event]
+
+
+def test_training_pays_then_reads_then_stores_then_commits(
+    make_site: MakeSite, study: Study, train_request: Ask, journal: list[str]
+) -> None:
+    site = make_site(source=Watched(journal))
+    site.answer(train_request(study))
+    assert in_order(journal) == ["RESERVE", "read", "store", "COMMIT"]
+
+
+def test_a_probe_pays_then_reads_then_stores_then_commits(
+    make_site: MakeSite,
+    make_study: MakeStudy,
+    with_probe: str,
+    probe_request: AskProbe,
+    journal: list[str],
+) -> None:
+    site = make_site(source=Watched(journal))
+    site.answer(probe_request(make_study(with_probe)))
+    assert in_order(journal) == ["RESERVE", "read", "read label", "store", "COMMIT"]
+
+
+def test_a_description_reads_nothing_and_costs_nothing(
+    make_site: MakeSite, journal: list[str]
+) -> None:
+    reply = make_site(source=Unreadable(journal)).answer(DescribeRequest())
+    assert isinstance(reply, SiteDescription)
+    assert (reply.site, reply.declared_records) == ("site-0", 30)
+    assert journal == []
+
+
+def test_what_is_charged_is_what_was_done(
+    make_site: MakeSite,
+    make_study: MakeStudy,
+    with_probe: str,
+    train_request: Ask,
+    probe_request: AskProbe,
+) -> None:
+    study, site = make_study(with_probe), make_site()
+    site.answer(train_request(study, noise_multiplier=1.7))
+    site.answer(probe_request(study, when="after", noise_multiplier=2.9))
+    assert site.ledger.events == [
+        PoissonGaussianSteps(sampling_rate=0.25, noise_multiplier=1.7, steps=2),
+        GaussianRelease(noise_multiplier=2.9),
+    ]
+    train, probe = site.ledger.charges
+    assert (train.action, train.label, train.run) == ("train", "round 1", "run")
+    assert (probe.action, probe.label) == ("probe", "probe 0 after")
+    assert train.study_digest == probe.study_digest == study.digest()
+
+
+def test_as_many_steps_are_noised_as_the_ledger_says(
+    make_site: MakeSite, make_study: MakeStudy, train_request: Ask
+) -> None:
+    study = make_study("federation.local_steps=5", EVERYBODY)
+    start = train_request(study)
+
+    class Counting(SecureRandom):
+        calls = 0
+
+        def gaussian(self, n: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+            Counting.calls += 1
+            assert n == len(start.parameters)
+            return super().gaussian(n)
+
+    site = make_site(random=Counting())
+    site.answer(start)
+    (event,) = site.ledger.events
+    assert isinstance(event, PoissonGaussianSteps)
+    assert Counting.calls == event.steps == 5
+
+
+# --- one payment, one answer -----------------------------------------------------------
+
+
+def test_the_same_request_twice_gives_the_same_bytes_for_one_payment(
+    make_site: MakeSite, study: Study, train_request: Ask
+) -> None:
+    site, request = make_site(), train_request(study)
+    first = update_of(site, request)
+    assert update_of(site, request) == first
+    assert update_of(make_site(), request) == first  # after the site was started again
+    assert kinds(site) == ["RESERVE", "COMMIT"]
+
+
+def test_the_same_probe_twice_gives_the_same_bytes_for_one_payment(
+    make_site: MakeSite, make_study: MakeStudy, with_probe: str, probe_request: AskProbe
+) -> None:
+    site, request = make_site(), probe_request(make_study(with_probe))
+    first, second = site.answer(request), make_site().answer(request)
+    assert isinstance(first, ProbeReply)
+    assert isinstance(second, ProbeReply)
+    assert first.statistics.tobytes() == second.statistics.tobytes()
+    assert kinds(site) == ["RESERVE", "COMMIT"]
+
+
+def test_no_sequence_of_requests_gets_two_answers_out_of_one_payment(
+    make_site: MakeSite, study: Study, train_request: Ask
+) -> None:
+    site = make_site()
+    requests = [train_request(study, round=number) for number in range(1, 8)]
+    answers = [update_of(site, request) for request in requests]
+    for request, answer in [*zip(requests, answers, strict=True)] * 2:
+        try:
+            again: bytes | RefusalCode = update_of(site, request)
+        except SiteRefusal as refusal:
+            again = refusal.code
+        assert again in {answer, RefusalCode.REPLAY}
+    assert kinds(site) == ["RESERVE", "COMMIT"] * 7
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing may catch it."""
+
+
+@pytest.mark.parametrize("moment", ["in the work", "before the store", "before the commit"])
+def test_a_request_that_was_interrupted_is_paid_once_and_answered_once(
+    make_site: MakeSite,
+    study: Study,
+    train_request: Ask,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+) -> None:
+    site, request = make_site(), train_request(study)
+
+    def kill(*arguments: object) -> None:
+        raise Killed
+
+    place = {
+        "in the work": "tacit_client.site.local_update",
+        "before the store": "tacit_client.outbox.Outbox.store",
+        "before the commit": "tacit_client.ledger.Ledger.commit",
+    }[moment]
+    with monkeypatch.context() as context:
+        context.setattr(place, kill)
+        with pytest.raises(Killed):
+            site.answer(request)
+    assert kinds(site) == ["RESERVE"]
+    answer = update_of(make_site(), request)
+    assert update_of(make_site(), request) == answer
+    assert kinds(site) == ["RESERVE", "COMMIT"]
+
+
+def test_an_answer_that_was_stored_is_committed_before_it_leaves(
+    make_site: MakeSite, study: Study, train_request: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, request = make_site(), train_request(study)
+
+    def full(self: Ledger, key: str) -> None:
+        raise LedgerError("the ledger cannot be used", why="the disk is full", fix="make room")
+
+    with monkeypatch.context() as context:
+        context.setattr(Ledger, "commit", full)
+        for _ in range(2):  # the work, and then the answer that was stored
+            with pytest.raises(LedgerError):
+                site.answer(request)
+    assert kinds(site) == ["RESERVE"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"run": "another"},
+        {"round": 2},
+        {"noise_multiplier": 1.0000001},
+        {"parameters_sha256": "0" * 64},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_request_that_differs_in_anything_is_another_request(
+    make_site: MakeSite, study: Study, train_request: Ask, change: dict[str, object]
+) -> None:
+    assert train_request(study).plan.key() != train_request(study, **change).plan.key()
+
+
+@pytest.mark.xfail(
+    raises=pytest.fail.Exception,
+    reason="the hash in the plan is never compared with the parameters",
+)
+def test_parameters_other_than_the_plan_names_are_refused_before_anything_is_paid(
+    make_site: MakeSite, study: Study, train_request: Ask
+) -> None:
+    request = train_request(study)
+    swapped = TrainRequest(request.plan, request.parameters + np.float32(1.0))
+    site = make_site()
+    with pytest.raises((SiteRefusal, WireError)):
+        site.answer(swapped)
+    assert kinds(site) == []
+
+
+def test_without_privacy_a_repeated_request_repeats_itself(
+    make_site: MakeSite, make_study: MakeStudy, no_privacy: str, train_request: Ask, tmp_path: Path
+) -> None:
+    site, request = make_site(), train_request(make_study(no_privacy))
+    assert update_of(site, request) == update_of(site, request)
+    assert kinds(site).count("RESERVE") == 1
+    assert list((tmp_path / "sites" / "site-0").glob("outbox/*")) == []  # nothing to keep
+
+
+# --- refusals depend on the plan and the ledger alone ------------------------------------
+
+
+def test_a_request_over_budget_reads_nothing_and_reserves_nothing(
+    make_site: MakeSite, study: Study, train_request: Ask, journal: list[str]
+) -> None:
+    policy = SitePolicy(epsilon_cap=0.5, delta=1e-5, allow_non_private=False)
+    site = make_site(source=Watched(journal), policy=policy)
+    assert refused(site, train_request(study)) is RefusalCode.BUDGET
+    assert journal == []
+
+
+def test_the_budget_of_a_site_counts_every_study_and_run(
+    make_site: MakeSite, make_study: MakeStudy, train_request: Ask
+) -> None:
+    one, other = make_study(EVERYBODY), make_study(EVERYBODY, "seed=9")
+    event = PoissonGaussianSteps(sampling_rate=1.0, noise_multiplier=1.0, steps=2)
+    cap = epsilon([event] * 3, 1e-5, interval=REPORT_INTERVAL)
+    policy = SitePolicy(epsilon_cap=cap, delta=1e-5, allow_non_private=False)
+    site = make_site(policy=policy)
+    site.answer(train_request(one, run="first"))
+    site.answer(train_request(one, run="second"))
+    site.answer(train_request(other, run="third"))
+    assert refused(site, train_request(other, run="fourth")) is RefusalCode.BUDGET
+    assert kinds(site).count("RESERVE") == 3
+
+
+def test_mode_none_needs_the_operators_leave(
+    make_site: MakeSite, make_study: MakeStudy, no_privacy: str, train_request: Ask
+) -> None:
+    strict = SitePolicy(epsilon_cap=1e6, delta=1e-5, allow_non_private=False)
+    site = make_site(policy=strict)
+    assert refused(site, train_request(make_study(no_privacy))) is RefusalCode.POLICY
+    assert kinds(site) == []
+
+
+def test_an_objective_that_couples_records_is_refused_before_anything_is_paid(
+    make_site: MakeSite, make_study: MakeStudy, train_request: Ask, journal: list[str]
+) -> None:
+    coupled = make_study(
+        'objective={ kind = "simclr", projection_dim = 8 }', "views={ max_shift = 0.2 }"
+    )
+    with pytest.raises(PrivacyConfigError, match="couples the examples of a batch"):
+        make_site(source=Watched(journal)).answer(train_request(coupled))
+    assert journal == []
+
+
+@pytest.mark.parametrize("noise", ["missing under DP", "named without DP"])
+def test_noise_that_does_not_fit_the_mode_is_refused_before_anything_is_paid(
+    make_site: MakeSite,
+    make_study: MakeStudy,
+    no_privacy: str,
+    train_request: Ask,
+    journal: list[str],
+    noise: str,
+) -> None:
+    request = (
+        train_request(make_study(), noise_multiplier=None)
+        if noise == "missing under DP"
+        else train_request(make_study(no_privacy), noise_multiplier=1.0)
+    )
+    assert refused(make_site(source=Watched(journal)), request) is RefusalCode.MESSAGE
+    assert journal == []
+
+
+def test_a_plug_in_that_is_not_installed_is_refused_before_anything_is_paid(
+    make_site: MakeSite, make_study: MakeStudy, train_request: Ask, journal: list[str]
+) -> None:
+    study = make_study('objective={ kind = "plugin", name = "mine" }')
+    parameters = np.zeros(3, dtype=np.float32)
+    with pytest.raises(PluginError, match="not configured here"):
+        make_site(source=Watched(journal)).answer(train_request(study, parameters))
+    assert journal == []
+
+
+@pytest.mark.xfail(
+    raises=AssertionError, reason="the shapes of a request are looked at after it is paid for"
+)
+@pytest.mark.parametrize("size", [0, 7])
+def test_parameters_that_do_not_fit_the_model_cost_nothing(
+    make_site: MakeSite, study: Study, train_request: Ask, size: int
+) -> None:
+    site = make_site()
+    with pytest.raises(TacitError):
+        site.answer(train_request(study, np.zeros(size, dtype=np.float32)))
+    assert kinds(site) == []
+
+
+@pytest.mark.xfail(
+    raises=AssertionError, reason="the number of a probe is looked at after it is paid for"
+)
+def test_a_probe_that_the_study_does_not_have_costs_nothing(
+    make_site: MakeSite, make_study: MakeStudy, with_probe: str, probe_request: AskProbe
+) -> None:
+    site = make_site()
+    assert refused(site, probe_request(make_study(with_probe), probe=1)) is RefusalCode.MESSAGE
+    assert kinds(site) == []
+
+
+def test_a_failure_is_not_refunded(
+    make_site: MakeSite, study: Study, train_request: Ask, journal: list[str]
+) -> None:
+    site, request = make_site(source=Unreadable(journal)), train_request(study)
+    for _ in range(2):
+        with pytest.raises(TacitError):
+            site.answer(request)
+    assert kinds(site) == ["RESERVE"]
+    assert len(site.ledger.events) == 1
+
+
+# --- what leaves does not tell of a record ----------------------------------------------
+
+
+def source_of(images: Tensor) -> LabeledArraySource:
+    return LabeledArraySource(images, np.zeros(len(images), dtype=np.int64))
+
+
+class LastIs(Watched):
+    """The last record is this one, or damaged where it is None; the others are sound."""
+
+    def __init__(self, last: Tensor | None) -> None:
+        super().__init__([])
+        self._last = last
+
+    def __getitem__(self, index: int) -> Tensor:
+        if index < len(self) - 1:
+            return super().__getitem__(index)
+        if self._last is None:
+            raise UnreadableRecordError("a record is damaged", why="it is", fix="mend it")
+        return self._last
+
+
+def test_a_record_that_is_not_finite_gives_the_update_without_it(
+    make_site: MakeSite, make_study: MakeStudy, train_request: Ask
+) -> None:
+    # One step, and the record comes last: so all others get the same views without it.
+    study = make_study(EVERYBODY, "federation.local_steps=1")
+
+    def update(last: float | None) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+        sound = Watched([])
+        source: DataSource = LastIs(torch.full((1, 8, 8), last or 0.0))
+        if last is None:
+            source = source_of(torch.stack([sound[index] for index in range(len(sound) - 1)]))
+        seeded = InsecureSeededRandom(1, insecure_rng=True)
+        # One name, so one stream of views; another run, so another answer.
+        reply = make_site(source=source, random=seeded).answer(
+            train_request(study, run=f"last is {last}")
+        )
+        assert isinstance(reply, TrainReply)
+        return reply.update
+
+    without = update(None)
+    lattice_step = 0.1 * 0.5 / 30 / (64 * math.sqrt(len(without)))  # lr·C/batch, as noise has it
+    for value in (math.nan, math.inf, -math.inf, 3e38):
+        moved = np.abs(update(value) - without)
+        assert moved.max() < 1.5 * lattice_step  # sums of 39 and of 40 rows round apart
+        assert (moved > 0.5 * lattice_step).mean() < 0.01
+    assert np.abs(update(0.5) - without).max() > 10 * lattice_step  # a sound one does count
+
+
+@pytest.mark.xfail(
+    raises=UnreadableRecordError,
+    reason="one record decides whether the site answers: a release with δ = q that nobody pays",
+)
+def test_whether_a_site_answers_does_not_depend_on_one_record(
+    make_site: MakeSite, study: Study, train_request: Ask
+) -> None:
+    reply = make_site(source=LastIs(None)).answer(train_request(study))
+    assert isinstance(reply, TrainReply)
+    assert np.isfinite(reply.update).all()
+
+
+@pytest.mark.xfail(
+    raises=RuntimeError,
+    reason="a record of another shape stops the round, which tells that it is there",
+)
+def test_whether_a_site_answers_does_not_depend_on_the_shape_of_one_record(
+    make_site: MakeSite, study: Study, train_request: Ask
+) -> None:
+    reply = make_site(source=LastIs(torch.zeros(1, 9, 9))).answer(train_request(study))
+    assert isinstance(reply, TrainReply)
+
+
+def test_no_seed_controls_the_noise_of_an_update(
+    make_site: MakeSite, study: Study, train_request: Ask
+) -> None:
+    updates = []
+    for name in ("a", "b"):
+        torch.manual_seed(0)
+        np.random.seed(0)
+        site = make_site(name, random=SecureRandom())
+        updates.append(update_of(site, train_request(study)))
+    assert updates[0] != updates[1]
+
+
+def test_without_privacy_an_update_is_a_function_of_the_study_and_the_site(
+    make_site: MakeSite, make_study: MakeStudy, no_privacy: str, train_request: Ask
+) -> None:
+    request = train_request(make_study(no_privacy))
+    torch.manual_seed(0)
+    first = update_of(make_site("a", source=Watched([])), request)
+    torch.manual_seed(1)
+    again = update_of(make_site("a", source=Watched([])), request)
+    other = update_of(make_site("b", source=Watched([])), request)
+    assert first == again
+    assert first != other  # sites draw their own samples and views
+
+
+@pytest.mark.parametrize("records", [1, 40, 41])
+def test_plans_descriptions_and_sizes_do_not_follow_from_the_number_of_records(
+    make_site: MakeSite,
+    make_study: MakeStudy,
+    with_probe: str,
+    train_request: Ask,
+    probe_request: AskProbe,
+    records: int,
+) -> None:
+    study = make_study(with_probe)
+    told = []
+    for name, count in (("a", 40), ("b", records)):
+        site = make_site(name, source=Watched([], records=count))
+        update = site.answer(train_request(study))
+        statistics = site.answer(probe_request(study))
+        described = site.answer(DescribeRequest())
+        assert isinstance(update, TrainReply)
+        assert isinstance(statistics, ProbeReply)
+        assert isinstance(described, SiteDescription)
+        told.append(
+            (
+                described.model_copy(update={"site": ""}).model_dump_json(),
+                update.update.shape,
+                update.train_loss,
+                statistics.statistics.shape,
+                [charge.event for charge in site.ledger.charges],
+            )
+        )
+    assert told[0] == told[1]
+
+
+def test_a_training_loss_leaves_without_privacy_only(
+    make_site: MakeSite, make_study: MakeStudy, no_privacy: str, train_request: Ask
+) -> None:
+    private = make_site("a").answer(train_request(make_study(EVERYBODY)))
+    plain = make_site("b").answer(train_request(make_study(no_privacy)))
+    assert isinstance(private, TrainReply)
+    assert isinstance(plain, TrainReply)
+    assert private.train_loss is None
+    assert plain.train_loss is not None
+
+
+def test_a_round_in_which_nobody_was_sampled_still_sends_noise(
+    make_site: MakeSite, make_study: MakeStudy, train_request: Ask
+) -> None:
+    study = make_study("privacy.sampling_rate=1e-12")
+    reply = make_site(source=Watched([])).answer(train_request(study))
+    assert isinstance(reply, TrainReply)
+    assert (reply.update != 0).mean() > 0.99
+
+
+def test_a_probe_of_a_site_without_labels_is_refused(
+    make_site: MakeSite, make_study: MakeStudy, with_probe: str, probe_request: AskProbe
+) -> None:
+    class Unlabelled:
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: int) -> Tensor:
+            return torch.zeros(1, 8, 8)
+
+        def unit_of(self, index: int) -> Hashable:
+            return index
+
+    with pytest.raises(DataError, match="needs labels"):
+        make_site(source=Unlabelled()).answer(probe_request(make_study(with_probe)))
+
+
+def test_a_probe_leaves_no_trace_in_the_training_that_follows(
+    make_site: MakeSite,
+    make_study: MakeStudy,
+    with_probe: str,
+    train_request: Ask,
+    probe_request: AskProbe,
+) -> None:
+    # Opacus's hooks sit on the model that a probe embeds with: neither may spoil the other.
+    study = make_study(with_probe, EVERYBODY)
+    updates = []
+    for run in ("one", "two"):
+        site = make_site(random=InsecureSeededRandom(6, insecure_rng=True))
+        updates.append(update_of(site, train_request(study, run=run)))
+        site.answer(probe_request(study, run=run))
+    assert updates[0] == updates[1]
+
+
+# --- several processes at one site -------------------------------------------------------
+
+RACE = """
+import os, sys
+from pathlib import Path
+import torch
+from tacit_client.data import ArraySource
+from tacit_client.ledger import Ledger
+from tacit_client.outbox import Outbox
+from tacit_client.policy import SitePolicy
+from tacit_client.site import Site
+from tacit_common.errors import SiteRefusal
+from tacit_common.model import build_model
+from tacit_common.plugins import PluginTable
+from tacit_common.privacy.noise import SecureRandom
+from tacit_common.study import parse_study
+from tacit_common.training import flatten_parameters
+from tacit_common.wire import RoundPlan, TrainRequest, parameters_sha256
+
+torch.set_num_threads(1)
+folder, cap = Path(sys.argv[1]), float(sys.argv[2])
+study = parse_study(sys.stdin.read()).travelling()
+start = flatten_parameters(build_model(study, PluginTable())[0])
+
+def race(name):
+    site = Site(
+        name="site-0", source=ArraySource(torch.rand(20, 1, 8, 8)), declared_records=20,
+        policy=SitePolicy(epsilon_cap=cap, delta=1e-5, allow_non_private=False),
+        ledger=Ledger(folder / "ledger.db", site="site-0"), outbox=Outbox(folder / "outbox"),
+        plugins=PluginTable(), random=SecureRandom(),
+    )
+    for number in range(1000):
+        plan = RoundPlan(
+            run=f"{name}-{number}", round=1, study=study, noise_multiplier=4.0,
+            parameters_sha256=parameters_sha256(start),
+        )
+        try:
+            site.answer(TrainRequest(plan, start))
+        except SiteRefusal as refusal:
+            os._exit(0 if refusal.code == "budget" else 1)
+    os._exit(1)
+
+children = []
+for name in "abcd":
+    child = os.fork()
+    if child == 0:
+        race(name)
+    children.append(child)
+print([os.waitpid(child, 0)[1] for child in children])
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_race_for_one_budget_stop_below_the_cap(
+    tmp_path: Path, study_file: Callable[..., StudyFile]
+) -> None:
+    cap = 2.0
+    done = subprocess.run(
+        [sys.executable, "-c", RACE, str(tmp_path), str(cap)],
+        input=study_file().to_toml(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.strip() == "[0, 0, 0, 0]", done.stderr
+    ledger = Ledger(tmp_path / "ledger.db", site="site-0")
+    events = ledger.events
+    ledger.close()
+    assert len(events) > 8  # they did race
+    assert epsilon(events, 1e-5, interval=REPORT_INTERVAL) <= cap
+    assert epsilon([*events, events[0]], 1e-5, interval=REPORT_INTERVAL) > cap
+
+
+# --- one site, several studies -----------------------------------------------------------
+
+
+def test_a_site_answers_after_its_model_was_of_another_study(
+    make_site: MakeSite, make_study: MakeStudy, no_privacy: str, train_request: Ask
+) -> None:
+    one = train_request(make_study(no_privacy))
+    two = train_request(make_study(no_privacy, "encoder.width=8"))
+    site = make_site()
+    first = update_of(site, one)
+    site.answer(two)
+    assert update_of(site, one) == first
+
+
+def test_the_hash_in_a_plan_is_that_of_the_bytes(train_request: Ask, study: Study) -> None:
+    request = train_request(study)
+    assert request.plan.parameters_sha256 == parameters_sha256(request.parameters.copy())
+    assert parameters_sha256(request.parameters + 1) != request.plan.parameters_sha256
+
+
+def test_a_site_uses_its_own_plug_ins_and_not_the_studys(
+    make_site: MakeSite, make_study: MakeStudy, train_request: Ask
+) -> None:
+    study = make_study('objective={ kind = "plugin", name = "mine" }')
+    assert not hasattr(study, "plugins")
+    plugins = PluginTable({"mine": "no_such_module_of_ours:thing"})
+    with pytest.raises(PluginError, match="cannot be imported"):
+        make_site(plugins=plugins).answer(train_request(study, np.zeros(3, dtype=np.float32)))
