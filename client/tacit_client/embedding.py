@@ -10,10 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from tacit_client.data import open_source
-from tacit_common.encoders import embed, load_encoder, read_encoder_plan
+from tacit_common.encoders import embed, image_shape, load_encoder, read_encoder_plan
 from tacit_common.errors import DataError, PluginError
 from tacit_common.files import write_atomically
-from tacit_common.objectives.factory import image_shape
 from tacit_common.plugins import PluginTable
 
 _BATCH = 256

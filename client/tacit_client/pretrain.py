@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from tacit_client.dp_sgd import private_mean_gradient
-from tacit_client.records import read_records
+from tacit_client.records import read_records, readable_records
 from tacit_client.resident import ResidentModel
 from tacit_client.sampling import secret_poisson_sample, seeded_poisson_sample
 from tacit_common.data import DataSource
+from tacit_common.encoders import image_shape
 from tacit_common.errors import NonFiniteUpdateError
 from tacit_common.objectives.contract import PretrainModel
 from tacit_common.privacy.mechanism import PrivacyMechanism
@@ -62,6 +63,7 @@ class PrivateStepGradient:
         self._privacy = privacy
         self._mechanism = mechanism
         self._random = random
+        self._shape = image_shape(plan.study.encoder)
         self._views = seeded_generator(plan.study.seed, "views", site, plan.round)
         self._expected_batch = expected_batch(declared_records, privacy.sampling_rate)
 
@@ -72,8 +74,9 @@ class PrivateStepGradient:
         tell that it was empty.
         """
         sample = secret_poisson_sample(len(self._source), self._privacy.sampling_rate, self._random)
+        records, _ = readable_records(self._source, sample, self._shape)
         clipped = self._resident.per_unit_gradients.clipped_sum(
-            read_records(self._source, sample),
+            records,
             self._views,
             l2_clip_norm=self._privacy.l2_clip_norm,
             augmentations=self._federation.augmentations,

@@ -4,10 +4,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tacit_client.records import read_records
+from tacit_client.records import read_records, readable_records
 from tacit_client.resident import ResidentModel
+from tacit_client.sampling import Indices
 from tacit_common.data import DataSource, LabeledDataSource
-from tacit_common.encoders import embed
+from tacit_common.encoders import embed, image_shape
 from tacit_common.errors import DataError, RefusalCode, SiteRefusal
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy.noise import LatticeGaussian, RandomSource
@@ -37,10 +38,17 @@ def statistics(
         )
     probe = build_probe(plan.study.probes[plan.probe], plugins)
     load_parameters(resident.model, request.parameters)
-    records = read_records(source, np.arange(len(source)))
-    features = embed(resident.model.encoder, records).astype(np.float64)  # [N, D]
+    everyone = np.arange(len(source))
+    if plan.noise_multiplier is None:
+        records, kept = read_records(source, everyone), everyone
+    else:
+        records, kept = readable_records(source, everyone, image_shape(plan.study.encoder))
+    if len(kept) == 0:
+        features = np.zeros((0, len(request.basis_mean)))
+    else:
+        features = embed(resident.model.encoder, records).astype(np.float64)  # [N, D]
     basis = PublicBasis(request.basis_mean, request.basis_components)
-    exact = probe.statistics(features, _labels(source), basis)  # [S]
+    exact = probe.statistics(features, _labels(source, kept), basis)  # [S]
     if plan.noise_multiplier is None:
         return ProbeReply(exact)
     mechanism = LatticeGaussian(
@@ -52,11 +60,11 @@ def statistics(
     return ProbeReply(mechanism.apply(torch.from_numpy(exact)).numpy())
 
 
-def _labels(source: DataSource) -> NDArray[np.int64]:
+def _labels(source: DataSource, indices: Indices) -> NDArray[np.int64]:
     if not isinstance(source, LabeledDataSource):
         raise DataError(
             "a probe needs labels",
             why="the site's data source has no label_of",
             fix="give the site labelled data, or leave the probe out of the study",
         )
-    return np.array([source.label_of(index) for index in range(len(source))], dtype=np.int64)
+    return np.array([source.label_of(int(index)) for index in indices], dtype=np.int64)

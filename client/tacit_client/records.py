@@ -1,10 +1,21 @@
-"""Reading a sample of records, and what to do with one that cannot be used."""
+"""Reading a sample of records, and what becomes of one that cannot be used.
 
+Without privacy, an unreadable record is an error. Under differential privacy it must
+not be: an error would tell the server that the secret sample held that record. There
+it contributes zero, like any record whose gradient is not finite, and the site's own
+log says which one it was.
+"""
+
+import logging
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from tacit_client.sampling import Indices
 from tacit_common.data import DataSource
+
+_log = logging.getLogger(__name__)
 
 
 def read_records(source: DataSource, sample: Indices) -> Tensor:
@@ -13,6 +24,31 @@ def read_records(source: DataSource, sample: Indices) -> Tensor:
     Raises:
         UnreadableRecordError: a record cannot be decoded.
     """
-    if len(sample) == 0:
-        return torch.empty(0)
-    return torch.stack([source[int(index)] for index in sample])
+    return _stack([source[int(index)] for index in sample])
+
+
+def readable_records(
+    source: DataSource, sample: Indices, shape: tuple[int, ...] | None
+) -> tuple[Tensor, Indices]:
+    """The records of `sample` that can be used, [B', ...], and their indices [B'].
+
+    A record is left out if decoding it fails in any way, or if it has another shape than
+    `shape` (None where the study does not say it). Never raises for a record's content.
+    """
+    records, kept = [], []
+    for index in sample:
+        try:
+            record = source[int(index)]
+        except Exception as error:  # whatever a data source may raise
+            _log.warning("record %d is left out: %s", index, type(error).__name__)
+            continue
+        if shape is not None and tuple(record.shape) != shape:
+            _log.warning("record %d is left out: its shape is not the study's", index)
+            continue
+        records.append(record)
+        kept.append(index)
+    return _stack(records), np.array(kept, dtype=np.intp)
+
+
+def _stack(records: list[Tensor]) -> Tensor:
+    return torch.stack(records) if records else torch.empty(0)

@@ -71,7 +71,7 @@ class PluginTable:
             raise PluginError(
                 f"{kind} plug-in '{name}' cannot be imported",
                 why=str(error),
-                fix=f"install the package of '{module_name}' into this environment",
+                fix=f"install '{module_name}', or put its folder on PYTHONPATH",
             ) from None
         if not hasattr(module, attribute):
             raise PluginError(

@@ -95,7 +95,7 @@ class BankContrastPlan(_Plan):
 
 
 class SimCLRPlan(_Plan):
-    """NT-Xent between all views of a batch. Couples records: see PRIVACY, section 3."""
+    """NT-Xent between all views of a batch. Couples records: see docs/privacy.md 3."""
 
     kind: Literal["simclr"]
     temperature: float = Field(default=0.2, gt=0, description="Softmax temperature.")

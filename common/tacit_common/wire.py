@@ -2,7 +2,7 @@
 
 Messages are data: a JSON plan that pydantic checks against a fixed schema, and float32
 vectors. A reply holds the fields listed here and no others, which is the allow-list of
-what may leave a site (PRIVACY.md 2): adding a field means adding it here, in view.
+what may leave a site (docs/privacy.md 2): adding a field means adding it here, in view.
 
     request           reply
     DescribeRequest   SiteDescription

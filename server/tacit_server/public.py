@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from tacit_common.encoders import image_shape
 from tacit_common.errors import StudyError
-from tacit_common.objectives.factory import image_shape
 from tacit_common.procedural import strokes
 from tacit_common.study import Study
 

@@ -25,7 +25,6 @@ app = typer.Typer(
     help="Federated, differentially private self-supervised pretraining.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
 )
 study_app = typer.Typer(help="Look at study files.", no_args_is_help=True)
 app.add_typer(study_app, name="study")

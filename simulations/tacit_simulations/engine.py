@@ -25,7 +25,6 @@ from flwr.app import (
 )
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
-from flwr.simulation import run_simulation
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -164,6 +163,8 @@ def run_on_ray(
             why="Ray is an optional dependency",
             fix="pip install 'tacit[ray]', or leave out --engine ray",
         )
+    from flwr.simulation import run_simulation  # noqa: PLC0415 - half a second, for Ray alone
+
     results: list[ResultT] = []
 
     def coordinate_when_connected(exchange: Exchange) -> None:

@@ -15,8 +15,8 @@ from tacit_client.ledger import Ledger
 from tacit_client.outbox import Outbox
 from tacit_client.policy import SitePolicy
 from tacit_client.site import Site
+from tacit_common.encoders import image_shape
 from tacit_common.errors import StudyError, UsageError
-from tacit_common.objectives.factory import image_shape
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy.noise import SecureRandom
 from tacit_common.study import LocalPrivacyPlan, SimulationPlan, StudyFile

@@ -36,7 +36,7 @@ def _accuracy_table(report: Report) -> Table:
     table.add_column("features", no_wrap=True)
     for column in evaluation.columns:
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("private probe", justify="right", no_wrap=True)
+    table.add_column("DP probe", justify="right", no_wrap=True)
     # Only two encoders were ever probed at the sites: the one before and the one after.
     probes = {probe.when: _interval(probe.accuracy) for probe in report.probes}
     *others, start, result = evaluation.rows

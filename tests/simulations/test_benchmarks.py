@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from tacit_common.errors import TacitError, UsageError
 from tacit_simulations.benchmarks import (
     Figure,
     Record,
-    __main__ as command,
     local_step,
     round_overhead,
     startup,
+)
+from tacit_simulations.benchmarks import (
+    __main__ as command,
 )
 from tacit_simulations.benchmarks.measure import Stages, Track, in_fresh_process
 from tacit_simulations.benchmarks.record import new_record, summarise

@@ -2,7 +2,7 @@
 
 from tacit_common.encoders.contract import Encoder, PatchEncoder
 from tacit_common.encoders.export import embed, load_encoder, read_encoder_plan, save_encoder
-from tacit_common.encoders.factory import build_encoder
+from tacit_common.encoders.factory import build_encoder, image_shape
 from tacit_common.encoders.vision import VisionTransformer
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "VisionTransformer",
     "build_encoder",
     "embed",
+    "image_shape",
     "load_encoder",
     "read_encoder_plan",
     "save_encoder",

@@ -7,7 +7,7 @@ from tacit_common.encoders.contract import Encoder
 from tacit_common.encoders.vision import VisionTransformer
 from tacit_common.errors import PluginError
 from tacit_common.plugins import PluginTable, require
-from tacit_common.study import EncoderPlan, PluginPlan
+from tacit_common.study import EncoderPlan, PluginPlan, ViTPlan
 
 
 def build_encoder(plan: EncoderPlan, plugins: PluginTable, seed: int) -> Encoder:
@@ -32,3 +32,16 @@ def build_encoder(plan: EncoderPlan, plugins: PluginTable, seed: int) -> Encoder
             fix="return an nn.Module with an embed_dim",
         )
     return encoder
+
+
+def image_shape(plan: EncoderPlan) -> tuple[int, int, int] | None:
+    """(C, H, W) of the encoder's images, if the plan says so.
+
+    A plug-in says so by its options `image_size` and `channels`.
+    """
+    if isinstance(plan, ViTPlan):
+        return plan.channels, plan.image_size, plan.image_size
+    size, channels = plan.options.get("image_size"), plan.options.get("channels")
+    if isinstance(size, int) and isinstance(channels, int):
+        return channels, size, size
+    return None

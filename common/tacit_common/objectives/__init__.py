@@ -1,4 +1,4 @@
-"""What is learned without labels, and what it couples (PRIVACY.md 3)."""
+"""What is learned without labels, and what it couples (docs/privacy.md 3)."""
 
 from tacit_common.objectives.contract import Coupling, Objective, PretrainModel, Views
 from tacit_common.objectives.contrastive import BankContrast, SimCLR

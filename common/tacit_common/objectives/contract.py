@@ -1,4 +1,4 @@
-"""The objective plug-in point: a loss per unit, and what it couples (PRIVACY.md 3)."""
+"""The objective plug-in point: a loss per unit, and what it couples (docs/privacy.md 3)."""
 
 from enum import StrEnum
 from typing import Protocol, runtime_checkable

@@ -1,5 +1,6 @@
 """From a study to its objective."""
 
+from tacit_common.encoders import image_shape
 from tacit_common.errors import StudyError
 from tacit_common.objectives.contract import Objective
 from tacit_common.objectives.contrastive import BankContrast, SimCLR
@@ -7,12 +8,10 @@ from tacit_common.objectives.masked import MaskedModelling
 from tacit_common.plugins import PluginTable, require
 from tacit_common.study import (
     BankContrastPlan,
-    EncoderPlan,
     MaskedPlan,
     SimCLRPlan,
     Study,
     ViewsPlan,
-    ViTPlan,
 )
 
 
@@ -45,19 +44,6 @@ def build_objective(study: Study, plugins: PluginTable) -> Objective:
         case _:
             candidate = plugins.create(plan, "objective")
             return require(candidate, Objective, plan.name)
-
-
-def image_shape(plan: EncoderPlan) -> tuple[int, int, int] | None:
-    """(C, H, W) of the encoder's images, if the plan says so.
-
-    A plug-in says so by its options `image_size` and `channels`.
-    """
-    if isinstance(plan, ViTPlan):
-        return plan.channels, plan.image_size, plan.image_size
-    size, channels = plan.options.get("image_size"), plan.options.get("channels")
-    if isinstance(size, int) and isinstance(channels, int):
-        return channels, size, size
-    return None
 
 
 def _require_views(plan: ViewsPlan, objective: str) -> None:

@@ -3,7 +3,7 @@
 The figure that counts is PLD (privacy loss distributions, dp-accounting). Rényi DP
 (dp-accounting) and PRV (Opacus) are cross-checks, and a report shows all three.
 
-Adjacency is zero-out: a unit's contribution is replaced by zero (PRIVACY.md 1). PLD can
+Adjacency is zero-out: a unit's contribution is replaced by zero (docs/privacy.md 1). PLD can
 also state the replace-one figure. Rényi figures under replace-one are not offered:
 `RdpAccountant(REPLACE_ONE)` ignores the adjacency for a plain Gaussian (4.73 instead of
 9.997 at σ = 1, δ = 1e-5).

@@ -183,7 +183,7 @@ def _unit_interval(words: NDArray[np.uint64]) -> NDArray[np.float64]:
 # --- the mechanism ---------------------------------------------------------------------
 
 _LATTICE_STEPS = 64
-"""√d lattice steps to the clip norm, PRIVACY.md 6: rounding adds 1/64 to the sensitivity."""
+"""√d lattice steps to the clip norm, docs/privacy.md 6: rounding adds 1/64 to the sensitivity."""
 
 _FLOAT_SLACK = 2.0**-20
 """Relative allowance for float64 sums of up to 2¹⁶ rows; see `LatticeGaussian`."""

@@ -2,7 +2,7 @@
 
 Everything here is computed from the study and from declared constants. Nothing takes a
 count of records that really exist, so N and N + 1 records give the same schedule, to the
-last bit (PRIVACY.md 1, "declared constants").
+last bit (docs/privacy.md 1, "declared constants").
 """
 
 import functools

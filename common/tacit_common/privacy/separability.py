@@ -1,4 +1,4 @@
-"""Which objectives are legal under which privacy: separability (PRIVACY.md 3).
+"""Which objectives are legal under which privacy: separability (docs/privacy.md 3).
 
 Differential privacy for records clips the gradient of each record. If the loss of one
 record depends on others, no such gradient exists, and clipping what looks like one does

@@ -1,4 +1,4 @@
-"""A linear classifier in closed form from one private release (PRIVACY.md, section 6).
+"""A linear classifier in closed form from one private release (docs/privacy.md 6).
 
 A site sends sums over its records; ridge regression needs nothing else (Vu, Slavkovic
 2009, "sufficient statistics perturbation"; Wang, arXiv 1803.02596). The server adds the

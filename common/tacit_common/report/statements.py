@@ -1,4 +1,4 @@
-"""What a mode of privacy states, in plain words and formally (PRIVACY.md 1).
+"""What a mode of privacy states, in plain words and formally (docs/privacy.md 1).
 
 The sentences stand here, beside the report that prints them, so that every run says the
 same thing in the same words.
