@@ -57,35 +57,55 @@ class PerUnitGradients:
     def _per_unit(
         self, chunk: Tensor, generator: torch.Generator, augmentations: int
     ) -> list[Tensor]:
-        """Gradient of every row, one tensor [B, *shape] a parameter."""
-        sums: list[Tensor] | None = None
-        for _ in range(augmentations):
-            views = views_for(self._model, self._objective, chunk, generator)
-            loss = self._objective.loss(self._model, views)  # [B]
-            if loss.shape != (len(chunk),):
-                raise PrivacyConfigError(
-                    "the objective gives no loss per unit",
-                    why=f"a batch of {len(chunk)} gave a loss of shape {tuple(loss.shape)}",
-                    fix="return one value a row: see the Objective protocol",
-                )
-            with warnings.catch_warnings():
-                # An embedding's integer input has no gradient; Opacus needs only its output's.
-                warnings.filterwarnings("ignore", message="Full backward hook is firing")
-                (loss.sum() / augmentations).backward()  # type: ignore[no-untyped-call]
-            rows = [self._take_rows(parameter, len(chunk)) for parameter in self._parameters]
-            sums = rows if sums is None else [a + b for a, b in zip(sums, rows, strict=True)]
-        if sums is None:
+        """Gradient of every row, averaged over its views: one tensor [B, *shape] a parameter."""
+        try:
+            mean = self._rows_of_pass(chunk, generator)
+            for done in range(1, augmentations):
+                more = self._rows_of_pass(chunk, generator)
+                for rows, new in zip(mean, more, strict=True):
+                    rows.lerp_(new, 1 / (done + 1))  # the running mean over views
+        finally:
+            self._forget()  # a pass that failed must leave no trace in the next one
+        return mean
+
+    def _rows_of_pass(self, chunk: Tensor, generator: torch.Generator) -> list[Tensor]:
+        """Gradients of the rows' loss under one draw of views."""
+        views = views_for(self._model, self._objective, chunk, generator)
+        loss = self._objective.loss(self._model, views)  # [B]
+        if loss.shape != (len(chunk),):
             raise PrivacyConfigError(
-                "no view of a record was formed",
-                why=f"augmentations is {augmentations}",
-                fix="set federation.augmentations to 1 or more",
+                "the objective gives no loss per unit",
+                why=f"its loss of a batch has {loss.dim()} dimensions, or not one value a row",
+                fix="return one value a row: see the Objective protocol",
             )
-        return sums
+        with warnings.catch_warnings():
+            # An embedding's integer input has no gradient; Opacus needs only its output's.
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            loss.sum().backward()  # type: ignore[no-untyped-call]
+        if any(getattr(module, "activations", None) for module in self._model.modules()):
+            # Opacus pairs forward and backward passes by their order alone.
+            raise PrivacyConfigError(
+                "per-unit gradients cannot be formed",
+                why="a layer's result does not reach the loss, or was detached from it",
+                fix="compute what needs no gradient under torch.no_grad()",
+            )
+        return [self._take_rows(parameter, len(chunk)) for parameter in self._parameters]
+
+    def _forget(self) -> None:
+        """Drop everything that Opacus keeps between a forward and a backward pass."""
+        for module in self._model.modules():
+            if hasattr(module, "activations"):
+                module.activations = []  # type: ignore[assignment]
+        for parameter in self._parameters:
+            parameter.grad = None
+            parameter.grad_sample = None  # type: ignore[attr-defined]
+            parameter._forward_counter = 0  # type: ignore[attr-defined]
+            if hasattr(parameter, "_current_grad_sample"):
+                del parameter._current_grad_sample
 
     @staticmethod
     def _take_rows(parameter: torch.nn.Parameter, size: int) -> Tensor:
         rows = getattr(parameter, "grad_sample", None)
-        parameter.grad = None
         parameter.grad_sample = None  # type: ignore[attr-defined]
         if rows is None:  # the loss does not reach this parameter
             return torch.zeros(size, *parameter.shape, device=parameter.device)

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tacit_common.errors import LedgerError
 from tacit_common.privacy.events import PrivacyEvent
@@ -233,9 +233,7 @@ class Ledger:
                     "stays spent",
                 )
             if entry.kind == "RESERVE":
-                payload = json.loads(entry.payload)
-                del payload["at"]
-                charge = Charge.model_validate(payload)
+                charge = self._charge_of(entry)
                 self._charges[charge.key] = charge
             elif entry.kind == "COMMIT":
                 self._committed.add(json.loads(entry.payload)["key"])
@@ -243,6 +241,18 @@ class Ledger:
         if last is None:
             raise _unusable(self._path, "that it has no rows")
         return last
+
+    def _charge_of(self, entry: Entry) -> Charge:
+        payload = json.loads(entry.payload)
+        payload.pop("at", None)
+        try:
+            return Charge.model_validate(payload)
+        except ValidationError:
+            raise LedgerError(
+                f"the ledger '{self._path.name}' cannot be understood at row {entry.seq}",
+                why="it holds a charge that this version does not know, whose cost it cannot tell",
+                fix="use the version of Tacit that wrote it, or a newer one",
+            ) from None
 
 
 def _row_hash(seq: int, kind: str, payload: str, prev: str) -> str:

@@ -32,11 +32,10 @@ class Outbox:
             LedgerError: there is one, but it cannot be read.
         """
         for reply_type, suffix in _SUFFIXES.items():
-            path = self._directory / f"{key}{suffix}"
-            if path.exists():
+            for path in self._directory.glob(f"*-{key}{suffix}"):
                 try:
                     array = np.load(path, allow_pickle=False)
-                except (OSError, ValueError):
+                except (OSError, ValueError, EOFError):
                     raise LedgerError(
                         "a stored reply cannot be read",
                         why=f"'{path.name}' in the outbox is damaged",
@@ -52,14 +51,15 @@ class Outbox:
             LedgerError: it cannot be written.
         """
         array = reply.update if isinstance(reply, TrainReply) else reply.statistics
-        path = self._directory / f"{key}{_SUFFIXES[type(reply)]}"
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
+            kept = sorted(self._directory.glob("*.npy"))  # by number: the oldest first
+            number = int(kept[-1].name.partition("-")[0]) + 1 if kept else 0
+            path = self._directory / f"{number:08d}-{key}{_SUFFIXES[type(reply)]}"
             buffer = io.BytesIO()
             np.save(buffer, array, allow_pickle=False)
             write_atomically(path, buffer.getvalue())
-            replies = sorted(self._directory.glob("*.npy"), key=lambda p: p.stat().st_mtime_ns)
-            for stale in replies[:-_KEPT]:
+            for stale in [*kept, path][:-_KEPT]:
                 stale.unlink()
         except OSError as error:
             raise LedgerError(

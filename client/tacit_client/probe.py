@@ -9,7 +9,7 @@ from tacit_client.resident import ResidentModel
 from tacit_client.sampling import Indices
 from tacit_common.data import DataSource, LabeledDataSource
 from tacit_common.encoders import embed, image_shape
-from tacit_common.errors import DataError, RefusalCode, SiteRefusal
+from tacit_common.errors import DataError
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy.noise import LatticeGaussian, RandomSource
 from tacit_common.probes import PublicBasis, build_probe
@@ -30,12 +30,6 @@ def statistics(
         DataError: the site's records have no labels.
     """
     plan = request.plan
-    if plan.probe >= len(plan.study.probes):
-        raise SiteRefusal(
-            RefusalCode.MESSAGE,
-            why=f"the study has no probe {plan.probe}",
-            fix="number the probes of the study from 0",
-        )
     probe = build_probe(plan.study.probes[plan.probe], plugins)
     load_parameters(resident.model, request.parameters)
     everyone = np.arange(len(source))

@@ -35,19 +35,24 @@ def readable_records(
     A record is left out if decoding it fails in any way, or if it has another shape than
     `shape` (None where the study does not say it). Never raises for a record's content.
     """
-    records, kept = [], []
+    records, kept, left_out = [], [], []
     for index in sample:
-        try:
-            record = source[int(index)]
-        except Exception as error:  # whatever a data source may raise
-            _log.warning("record %d is left out: %s", index, type(error).__name__)
-            continue
-        if shape is not None and tuple(record.shape) != shape:
-            _log.warning("record %d is left out: its shape is not the study's", index)
-            continue
-        records.append(record)
-        kept.append(index)
+        record = _record_or_none(source, int(index))
+        if record is None or (shape is not None and tuple(record.shape) != shape):
+            left_out.append(int(index))
+        else:
+            records.append(record)
+            kept.append(index)
+    if left_out:
+        _log.warning("records that cannot be used are left out: %s", left_out)
     return _stack(records), np.array(kept, dtype=np.intp)
+
+
+def _record_or_none(source: DataSource, index: int) -> Tensor | None:
+    try:
+        return source[index]
+    except Exception:  # whatever a data source may raise
+        return None
 
 
 def _stack(records: list[Tensor]) -> Tensor:

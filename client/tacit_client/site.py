@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from tacit_client import probe
@@ -29,6 +30,7 @@ from tacit_common.privacy.events import (
 from tacit_common.privacy.noise import LatticeGaussian, RandomSource
 from tacit_common.privacy.separability import require_legal
 from tacit_common.study import LocalPrivacyPlan, Study
+from tacit_common.training import trained_parameters
 from tacit_common.wire import (
     DescribeRequest,
     ProbePlan,
@@ -40,6 +42,7 @@ from tacit_common.wire import (
     SiteDescription,
     TrainReply,
     TrainRequest,
+    parameters_sha256,
 )
 
 _CPU = torch.device("cpu")
@@ -79,20 +82,24 @@ class Site:
                     tacit_version=__version__,
                 )
             case TrainRequest():
-                return self._once(request.plan, TrainReply, lambda: self._train(request))
+                return self._once(request, TrainReply, lambda: self._train(request))
             case ProbeRequest():
-                return self._once(request.plan, ProbeReply, lambda: self._probe(request))
+                return self._once(request, ProbeReply, lambda: self._probe(request))
 
     def _once(
-        self, plan: RoundPlan | ProbePlan, reply_type: type[ReplyT], work: Callable[[], ReplyT]
+        self,
+        request: TrainRequest | ProbeRequest,
+        reply_type: type[ReplyT],
+        work: Callable[[], ReplyT],
     ) -> ReplyT:
         """Pay for a request once, do it once, and give the same answer ever after.
 
         One request at a time: two that race for one key would both find it unanswered.
         """
+        plan = request.plan
         with self.ledger.exclusive():
             if not isinstance(plan.study.privacy, LocalPrivacyPlan):
-                self._pay(plan)
+                self._pay(request)
                 return work()  # nothing is noised, so a repeated request repeats itself
             key = plan.key()
             stored = self.outbox.find(key)
@@ -105,32 +112,31 @@ class Site:
                     why=f"{plan.label()} was answered, and the answer is no longer kept",
                     fix="ask for the round that follows; a new answer would be a second release",
                 )
-            self._pay(plan)
+            self._pay(request)
             reply = work()
             self.outbox.store(key, reply)
             self.ledger.commit(key)
             return reply
 
-    def _pay(self, plan: RoundPlan | ProbePlan) -> None:
+    def _pay(self, request: TrainRequest | ProbeRequest) -> None:
         """Reserve the plan's cost, or refuse.
 
         A key that is reserved already was interrupted before its answer was stored, so
         nothing left: the work is done anew under the reserve that was paid.
         """
+        plan = request.plan
         key = plan.key()
+        resident = self._resident(plan.study)
+        _check_fits(request, resident)
         if self.ledger.is_reserved(key):
             return
-        self._check_legal(plan.study)
+        require_legal(resident.objective.coupling, plan.study.objective.kind, plan.study.privacy)
         event = charged_event(plan)
         self.policy.check(self.ledger.events, event)
         self.ledger.reserve(_charge(plan, key, event))
 
     def _resident(self, study: Study) -> ResidentModel:
         return resident_model(study, self.plugins, self.device)
-
-    def _check_legal(self, study: Study) -> None:
-        resident = self._resident(study)
-        require_legal(resident.objective.coupling, study.objective.kind, study.privacy)
 
     def _train(self, request: TrainRequest) -> TrainReply:
         plan, privacy = request.plan, request.plan.study.privacy
@@ -199,8 +205,34 @@ def required_noise(plan: RoundPlan | ProbePlan) -> float:
     return plan.noise_multiplier
 
 
+def _check_fits(request: TrainRequest | ProbeRequest, resident: ResidentModel) -> None:
+    """Refuse what could not be done, before it is paid for.
+
+    Raises:
+        SiteRefusal: parts of the request contradict each other or the study's model.
+    """
+    size = sum(parameter.numel() for _, parameter in trained_parameters(resident.model))
+    if len(request.parameters) != size:
+        raise _unfit(f"{len(request.parameters)} parameters are sent for a model of {size}")
+    if parameters_sha256(request.parameters) != request.plan.parameters_sha256:
+        raise _unfit("the parameters are not those that the plan names")
+    if isinstance(request, ProbeRequest):
+        if request.plan.probe >= len(request.plan.study.probes):
+            raise _unfit(f"the study has no probe {request.plan.probe}")
+        embed_dim = resident.model.encoder.embed_dim
+        if not len(request.basis_mean) == len(request.basis_components) == embed_dim:
+            raise _unfit("the probe's basis is not of the encoder's width")
+        if (
+            not np.isfinite(request.basis_mean).all()
+            or not np.isfinite(request.basis_components).all()
+        ):
+            raise _unfit("the probe's basis is not finite")
+
+
 def _unfit(why: str) -> SiteRefusal:
-    return SiteRefusal(RefusalCode.MESSAGE, why=why, fix="calibrate the plan from its study")
+    return SiteRefusal(
+        RefusalCode.MESSAGE, why=why, fix="send what the study calls for, calibrated from it"
+    )
 
 
 def _charge(plan: RoundPlan | ProbePlan, key: str, event: PrivacyEvent) -> Charge:

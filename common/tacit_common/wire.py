@@ -12,6 +12,7 @@ what may leave a site (docs/privacy.md 2): adding a field means adding it here, 
 """
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -292,9 +293,12 @@ def _take(
     shape = tuple(array.shape)
     if len(shape) != ndim or any(size < 0 for size in shape):
         raise _malformed(f"array '{name}' has {len(shape)} dimensions, not {ndim}")
-    if len(array.data) != int(np.prod(shape)) * np.dtype(dtype).itemsize:
+    if len(array.data) != math.prod(shape) * np.dtype(dtype).itemsize:
         raise _malformed(f"array '{name}' does not hold as many bytes as its shape says")
-    return np.frombuffer(array.data, dtype=dtype).reshape(shape)
+    try:
+        return np.frombuffer(array.data, dtype=dtype).reshape(shape)
+    except ValueError:  # an empty array of an impossible shape
+        raise _malformed(f"array '{name}' has a shape that cannot be") from None
 
 
 def _unknown(kind: str) -> WireError:

@@ -359,7 +359,7 @@ def plan_body(
         (["round"], 1.5),
         (["noise_multiplier"], 0.0),
         (["noise_multiplier"], -1.0),
-        (["noise_multiplier"], "1"),
+        (["noise_multiplier"], "much"),
         (["parameters_sha256"], "0" * 63),
         (["target"], "os:system"),
         (["study", "plugins"], {"mine": "os:system"}),
