@@ -3,6 +3,7 @@
 Every step ends in a checkpoint, and a run that was killed goes on from the last one.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +18,7 @@ from tacit_common.model import build_model
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy.plan import PrivacySchedule
 from tacit_common.strategy import ParameterVector, StrategyState
-from tacit_common.study import Study
+from tacit_common.study import Study, WarmStartPlan
 from tacit_common.training import flatten_parameters, load_parameters, seeded_generator, views_for
 from tacit_server.checkpoint import CheckpointStore, RunState
 from tacit_server.cohort import meet_sites
@@ -34,6 +35,7 @@ from tacit_server.run_log import (
     RunResumed,
     RunStarted,
     Stage,
+    WarmStarted,
     Watcher,
 )
 from tacit_server.strategies import build_strategy
@@ -138,15 +140,7 @@ class Coordinator:
         events: list[LoggedEvent] = [started]
         self._log.mend(events)
         if self._study.warm_start is not None:
-            events.append(
-                warm_start(
-                    self._model,
-                    self._objective,
-                    self._study,
-                    self._study.warm_start,
-                    self._progress("warm start", "warm start"),
-                )
-            )
+            events.append(self._warm_start(self._study.warm_start))
         parameters = flatten_parameters(self._model)
         state = RunState(
             run=run,
@@ -159,6 +153,16 @@ class Coordinator:
         for event in events[1:]:
             self._log.publish(event)
         return state
+
+    def _warm_start(self, plan: WarmStartPlan) -> WarmStarted:
+        started = time.monotonic()
+        progress = self._progress("warm start", "warm start")
+        warm_start(self._model, self._objective, self._study, plan, progress)
+        return WarmStarted(
+            steps=plan.steps,
+            seconds=time.monotonic() - started,
+            public_loss=self._public_loss(flatten_parameters(self._model)),
+        )
 
     def _progress(self, stage: Stage, label: str) -> Callable[[int, int], None]:
         return partial(self._log.progress, stage, label)

@@ -48,7 +48,7 @@ class WarmStarted(_Event):
     event: Literal["warm_started"] = "warm_started"
     steps: int
     seconds: float
-    loss: float
+    public_loss: float = Field(description="Loss on public procedural images, after it.")
 
 
 class RoundFinished(_Event):

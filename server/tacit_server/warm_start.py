@@ -1,6 +1,5 @@
 """The free start: pretraining on public procedural images, which costs no privacy."""
 
-import time
 from collections.abc import Callable
 
 import torch
@@ -9,7 +8,6 @@ from tacit_common.objectives.contract import Objective, PretrainModel
 from tacit_common.study import Study, WarmStartPlan
 from tacit_common.training import mean_gradient, seeded_generator
 from tacit_server.public import public_images
-from tacit_server.run_log import WarmStarted
 
 _CLIP_NORM = 1.0  # of the mean gradient, for stability alone: nothing here is private
 _WARM_UP_SHARE = 0.1
@@ -21,9 +19,8 @@ def warm_start(
     study: Study,
     plan: WarmStartPlan,
     progress: Callable[[int, int], None],
-) -> WarmStarted:
+) -> None:
     """Train `model` in place on a fresh batch of procedural images a step (AdamW, cosine)."""
-    started = time.monotonic()
     images_generator = seeded_generator(study.seed, "warm start", "images")
     views_generator = seeded_generator(study.seed, "warm start", "views")
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.lr, weight_decay=0.05)
@@ -34,12 +31,10 @@ def warm_start(
         pct_start=_WARM_UP_SHARE,
         cycle_momentum=False,
     )
-    loss = 0.0
     for step in range(plan.steps):
         batch = public_images(study, plan.batch_size, images_generator)
-        loss = mean_gradient(model, objective, batch, views_generator)
+        mean_gradient(model, objective, batch, views_generator)
         torch.nn.utils.clip_grad_norm_(model.parameters(), _CLIP_NORM)
         optimizer.step()
         schedule.step()
         progress(step + 1, plan.steps)
-    return WarmStarted(steps=plan.steps, seconds=time.monotonic() - started, loss=loss)

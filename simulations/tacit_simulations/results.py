@@ -71,6 +71,9 @@ def build_report(
         software=Software.installed(),
         privacy=_privacy(study, schedule, state, sites, site_reports),
         sites=tuple(site_reports),
+        initial_validation_loss=next(
+            (event.public_loss for event in state.events if isinstance(event, WarmStarted)), None
+        ),
         rounds=tuple(_round_report(event) for event in rounds),
         verdicts=tuple(verdicts),
         probes=tuple(

@@ -214,9 +214,6 @@ def test_a_malformed_message_is_answered_with_the_code_message(
     assert len(site.ledger.entries()) == 1
 
 
-@pytest.mark.xfail(
-    raises=AssertionError, reason="numpy's ValueError for an impossible shape becomes 'internal'"
-)
 def test_a_shape_whose_size_overflows_is_a_malformed_message(
     make_site: MakeSite, make_study: MakeStudy, with_probe: str, probe_request: AskProbe
 ) -> None:

@@ -262,11 +262,6 @@ def test_augmentations_do_not_raise_what_a_record_can_change(masked: Gradients) 
     assert float(clipped(masked, batch, augmentations=5).norm()) <= C * (1 + 1e-12)
 
 
-def test_no_augmentations_are_refused(masked: Gradients) -> None:
-    with pytest.raises(PrivacyConfigError, match="no view"):
-        clipped(masked, images(2), augmentations=0)
-
-
 # --- objectives that break their contract ----------------------------------------------
 
 
@@ -315,10 +310,6 @@ def test_a_loss_that_is_not_one_value_a_record_is_refused(
         clipped(gradients, images(4))
 
 
-@pytest.mark.xfail(
-    reason="Opacus counts the forward pass that failed, and then gives no gradients at all",
-    raises=AssertionError,
-)
 @pytest.mark.parametrize("fault", [raises, mean_of_all])
 def test_a_sum_that_failed_leaves_no_trace_in_the_next_one(
     broken: tuple[Gradients, Broken], fault: Callable[[Tensor], Tensor]
@@ -332,22 +323,35 @@ def test_a_sum_that_failed_leaves_no_trace_in_the_next_one(
     assert torch.equal(clipped(gradients, images(4)), clean)
 
 
-class StopGradient(ViewsOfContent):
-    """SimSiam's shape: two passes through the encoder, no gradient through one of them."""
+class Detached(ViewsOfContent):
+    """SimSiam's shape: two passes through the model, and no gradient through one of them."""
 
     def loss(self, model: PretrainModel, views: Views) -> Tensor:
-        target = super().loss(model, views).detach()
+        return super().loss(model, views) * (1 + super().loss(model, views).detach())
+
+
+class WithoutGradient(ViewsOfContent):
+    """The same, in the way that Opacus understands."""
+
+    def loss(self, model: PretrainModel, views: Views) -> Tensor:
+        with torch.no_grad():
+            target = super().loss(model, views)
         return super().loss(model, views) * (1 + target)
 
 
-@pytest.mark.xfail(
-    reason="a pass without a backward makes Opacus hold all gradients back: zeros are summed",
-    raises=AssertionError,
-)
-def test_a_detached_branch_does_not_lose_the_gradient_of_the_other(
+def test_a_detached_pass_is_refused_and_never_taken_for_a_zero_gradient(
     make_study: Callable[..., Study],
 ) -> None:
-    gradients = Gradients.of(make_study(), wrap=StopGradient)
+    gradients = Gradients.of(make_study(), wrap=Detached)
+    for _ in range(2):  # the second time as the first
+        with pytest.raises(PrivacyConfigError, match="detached"):
+            clipped(gradients, images(4))
+
+
+def test_a_pass_without_gradient_does_not_disturb_the_one_with(
+    make_study: Callable[..., Study],
+) -> None:
+    gradients = Gradients.of(make_study(), wrap=WithoutGradient)
     assert_close(clipped(gradients, images(4)), slow_clipped_sum(gradients, images(4)))
 
 

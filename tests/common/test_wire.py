@@ -288,7 +288,7 @@ VALUES = BODIES | KINDS | st.integers(-(2**31), 2**31) | st.binary(max_size=8) |
 CONFIGS = (
     st.fixed_dictionaries({"kind": KINDS | VALUES, "body": BODIES | VALUES})
     | st.dictionaries(st.sampled_from(["kind", "body", "x"]), VALUES)
-).map(ConfigRecord)
+).map(lambda fields: ConfigRecord(dict(fields)))
 RECORDS = st.dictionaries(
     st.sampled_from(["tacit", "arrays", "other"]),
     CONFIGS
@@ -319,7 +319,6 @@ def test_whatever_array_a_site_sends_is_an_update_or_a_wire_error(array: Array) 
     assert reply.update.ndim == 1
 
 
-@pytest.mark.xfail(raises=ValueError, reason="the product of the sizes overflows in numpy")
 @pytest.mark.parametrize("shape", [(2**32, 2**32), (0, 2**63 - 1)])
 def test_whatever_basis_a_server_sends_is_a_basis_or_a_wire_error(
     make_study: Callable[..., Study],
@@ -392,15 +391,13 @@ def test_a_plan_with_one_wrong_field_is_refused(
 def test_bytes_that_were_damaged_on_the_way_are_another_message_or_a_wire_error(
     cut: int, noise: bytes
 ) -> None:
-    from google.protobuf.message import DecodeError
-
     proto = recorddict_to_proto(encode(REPLIES["description"]))
     sent = proto.SerializeToString()
     damaged = sent[: cut % len(sent)] + noise + sent[cut % len(sent) :]
     try:
         records = recorddict_from_proto(type(proto).FromString(damaged))
-    except (DecodeError, ValueError, TypeError, KeyError):
-        return  # Flower's own, before any of ours
+    except Exception:  # Flower's own, before any of ours
+        return
     try:
         decode_reply(records)
     except WireError:

@@ -223,14 +223,15 @@ def test_no_flipped_bit_of_the_tensors_passes(run: Path) -> None:
 )
 def test_no_flipped_bit_of_the_header_passes(run: Path) -> None:
     content = newest_file(run).read_bytes()
-    passed = []
+    passed: list[int] = []
     for position in range(content.index(b"\n")):
         flipped = bytearray(content)
         flipped[position] ^= 1
         newest_file(run).write_bytes(flipped)
         with contextlib.suppress(CheckpointError):
-            passed.append((position, read(run)))
-    assert len(passed) == 0, f"{len(passed)} of {content.index(b'x')} bytes"
+            read(run)
+            passed.append(position)
+    assert passed == []
 
 
 def rewritten(path: Path, **changes: object) -> None:
@@ -244,7 +245,6 @@ def rewritten(path: Path, **changes: object) -> None:
     [
         {"format": 2},
         {"format": 0},
-        {"format": "1"},
         {"sha256": "0" * 64},
         {"round": "two"},
         {"events": [{"event": "unheard of"}]},
@@ -254,8 +254,6 @@ def rewritten(path: Path, **changes: object) -> None:
 )
 def test_a_checkpoint_of_another_format_is_refused(run: Path, changes: dict[str, object]) -> None:
     rewritten(newest_file(run), **changes)
-    if changes == {"format": "1"}:
-        pytest.skip("the text of a number is that number to pydantic")
     assert_refused_and_the_older_one_intact(run)
 
 
@@ -301,7 +299,6 @@ from tacit_common.strategy import StrategyState
 from tacit_server.checkpoint import CheckpointStore, RunState
 
 moment, folder = sys.argv[1], Path(sys.argv[2])
-real = {name: getattr(os, name) for name in ("fsync", "replace")}
 
 def kill(*arguments, **keywords):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -317,7 +314,6 @@ CheckpointStore(folder).write(RunState("r", "5" * 64, StrategyState(vector, 3), 
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("moment", "newest"),
     [

@@ -136,7 +136,11 @@ def test_weights_are_the_declared_constants(make_study: MakeStudy, no_privacy: s
 
 def test_a_site_that_failed_has_no_weight(make_study: MakeStudy, no_privacy: str) -> None:
     study = make_study(no_privacy, "federation.weighting=declared_records")
-    replies = [update(1.0), Refusal(code=RefusalCode.BUDGET), update(6.0)]
+    replies: list[Reply | Failure] = [
+        update(1.0),
+        Refusal(code=RefusalCode.BUDGET),
+        update(6.0),
+    ]
     state, _ = one_round(study, replies)
     assert np.allclose(state.parameters, START.parameters + (100 * 1.0 + 300 * 6.0) / 400)
 

@@ -23,16 +23,21 @@ from tacit_simulations.benchmarks import (
 )
 from tacit_simulations.benchmarks.measure import Stages, Track, in_fresh_process
 from tacit_simulations.benchmarks.record import new_record, summarise
+from tacit_simulations.benchmarks.studies import Mode
 
 SMALLEST: dict[str, Callable[[Track], list[Figure]]] = {
     "startup": partial(startup.measure, startup.Plan(imports=1, starts=1)),
     "local_step": partial(local_step.measure, local_step.Plan(("0.2M",), (4,), 1)),
     "round_overhead": partial(
         round_overhead.measure,
-        round_overhead.Plan("0.2M", (("in-process", 2, "local"), ("in-process", 2, "none")), 1),
+        round_overhead.Plan(
+            "0.2M",
+            tuple(round_overhead.Case("in-process", 2, mode, 1) for mode in ("local", "none")),
+        ),
     ),
     "round_overhead on Ray": partial(
-        round_overhead.measure, round_overhead.Plan("0.2M", (("ray", 2, "none"),), 1)
+        round_overhead.measure,
+        round_overhead.Plan("0.2M", (round_overhead.Case("ray", 2, "none", 1),)),
     ),
 }
 
@@ -135,13 +140,11 @@ def test_local_step_measures_both_kinds_and_every_stage() -> None:
 
 @pytest.mark.usefixtures("_threads")
 @pytest.mark.parametrize("mode", ["local", "none"])
-def test_round_overhead_accounts_for_all_time_of_a_round(
-    mode: round_overhead.Mode, tmp_path: Path
-) -> None:
+def test_round_overhead_accounts_for_all_time_of_a_round(mode: Mode, tmp_path: Path) -> None:
     samples = round_overhead.round_times("in-process", 2, mode, 2, "0.2M", str(tmp_path))
     stages = {name: values for name, values in samples.items() if name.startswith("stage ")}
     assert len(samples["round"]) == 2
-    assert {"stage ledger", "stage copies", "stage checkpoint", "stage mean"} <= set(stages)
+    assert {"stage ledger", "stage site", "stage checkpoint", "stage public loss"} <= set(stages)
     for whole, *parts in zip(samples["round"], *stages.values(), strict=True):
         assert sum(parts) == pytest.approx(whole, rel=0.01)
 

@@ -68,7 +68,9 @@ class Stages:
     def watch(self, stage: str, owner: object, *names: str) -> None:
         """Count the time in these functions, methods or properties of `owner` as `stage`."""
         for name in names:
-            original = vars(owner)[name]
+            original = vars(owner).get(name)
+            if original is None:
+                raise RuntimeError(f"{owner} has no '{name}' any more: mend the benchmark's stages")
             self._watched.append((owner, name, original))
             if isinstance(original, property) and original.fget is not None:
                 setattr(owner, name, property(self._timed(stage, original.fget)))

@@ -7,7 +7,8 @@ checks, ledger and outbox, the mean, the strategy, the public loss and the check
 
 A round lasts from the event that ends the one before it to the event that ends it, so
 nothing between two rounds is missed. The first round is reported apart: it also builds
-the model, and on Ray it starts the workers.
+the model. In mode `local` a site writes its answer and two ledger rows durably, so what
+the disk takes for such writes is reported first.
 """
 
 import importlib.util
@@ -19,32 +20,36 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 
 from tacit_client import app as client_app
+from tacit_client import site as client_site
 from tacit_client.ledger import Ledger
 from tacit_client.outbox import Outbox
 from tacit_client.policy import SitePolicy
 from tacit_client.site import Site
+from tacit_common.files import write_atomically
+from tacit_common.model import build_model
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy.plan import calibrate
 from tacit_common.strategy import ParameterVector
 from tacit_common.study import NoPrivacyPlan
+from tacit_common.training import flatten_parameters
 from tacit_common.wire import RoundPlan, TrainReply, TrainRequest
 from tacit_server import app as server_app
 from tacit_server import rounds as server_rounds
+from tacit_server import run as server_run
 from tacit_server.checkpoint import CheckpointStore
 from tacit_server.run import Coordinator, RunFolder
 from tacit_server.run_log import LoggedEvent, Progress, RoundFinished, RunLog, RunStarted
 from tacit_server.strategies import MomentumStrategy
-from tacit_simulations import engine as engines
 from tacit_simulations.benchmarks.measure import Samples, Stages, Track, in_fresh_process
 from tacit_simulations.benchmarks.record import Figure, exact, summarise
 from tacit_simulations.benchmarks.studies import Mode, vit_study
-from tacit_simulations.engine import RayOptions, run_in_process, run_on_ray
+from tacit_simulations.engine import InProcessGrid, RayOptions, run_in_process, run_on_ray
 from tacit_simulations.simulate import check
 from tacit_simulations.sites import SimulatedSites, training_device
 
@@ -55,56 +60,101 @@ TARGET_MS = 5.0
 
 _SCRATCH = Path("runs")  # where real runs are written, so that a disk sync costs the same
 _UPDATE_STDDEV = 1e-4
+_DISK_WRITES = 20
+
+_STAGE = "stage "
+_ONCE_A_ROUND = {
+    "encode the request",
+    "hash of the parameters",
+    "strategy",
+    "ε so far",
+    "public loss",
+    "checkpoint",
+    "event log",
+    "policy",  # asked by every site, computed once a process
+    Stages.REST,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run; `rounds` are those that count, after the first."""
+
+    engine: Engine
+    sites: int
+    mode: Mode
+    rounds: int
+
+    @property
+    def condition(self) -> str:
+        """What its figures hold for."""
+        return f"{self.engine}, {self.sites} sites, mode {self.mode}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure; `rounds` are those that count."""
+    """What to measure."""
 
     size: str
-    cases: tuple[tuple[Engine, int, Mode], ...]
-    rounds: int
+    cases: tuple[Case, ...]
 
 
-QUICK = Plan(
+def _cases(engine: Engine, rounds_of: dict[int, int]) -> tuple[Case, ...]:
+    return tuple(
+        Case(engine, sites, mode, rounds)
+        for sites, rounds in rounds_of.items()
+        for mode in get_args(Mode)
+    )
+
+
+QUICK = Plan("1M", (*_cases("in-process", {5: 3, 50: 3, 500: 2}), *_cases("ray", {5: 3, 50: 2})))
+FULL = Plan(
     "1M",
     (
-        ("in-process", 5, "local"),
-        ("in-process", 50, "local"),
-        ("in-process", 500, "local"),
-        ("in-process", 5, "none"),
-        ("in-process", 50, "none"),
-        ("in-process", 500, "none"),
-        ("ray", 5, "local"),
-        ("ray", 50, "local"),
-        ("ray", 5, "none"),
-        ("ray", 50, "none"),
+        *_cases("in-process", {5: 20, 50: 8, 500: 3}),
+        *_cases("ray", {5: 10, 50: 5, 500: 2}),
     ),
-    3,
 )
-FULL = Plan("1M", (*QUICK.cases, ("ray", 500, "local"), ("ray", 500, "none")), 6)
 
 
 def measure(plan: Plan, track: Track) -> list[Figure]:
     """Cost per round and per site of every case, with its stages."""
-    figures: list[Figure] = []
-    for engine, sites, mode in plan.cases:
-        what = f"{engine}, {sites} sites, mode {mode}"
-        if engine == "ray" and importlib.util.find_spec("ray") is None:
-            with track.measuring(f"{what}: left out, Ray is not installed"):
+    with track.measuring("the disk"), _scratch_folder() as folder:
+        disk = in_fresh_process("round_overhead:disk_times", size=plan.size, folder=str(folder))
+    parameters = int(disk.pop("parameters")[0])
+    figures = []
+    for what, seconds in disk.items():
+        figures += summarise("disk: durable write", [1e3 * s for s in seconds], "ms", what)
+    for case in plan.cases:
+        if case.engine == "ray" and importlib.util.find_spec("ray") is None:
+            with track.measuring(f"{case.condition}: left out, Ray is not installed"):
                 continue
-        with track.measuring(what), _scratch_folder() as folder:
+        with track.measuring(case.condition), _scratch_folder() as folder:
             samples = in_fresh_process(
                 "round_overhead:round_times",
-                engine=engine,
-                sites=sites,
-                mode=mode,
-                rounds=plan.rounds,
+                engine=case.engine,
+                sites=case.sites,
+                mode=case.mode,
+                rounds=case.rounds,
                 size=plan.size,
                 folder=str(folder),
             )
-        figures += _figures(samples, what, sites, in_process=engine == "in-process")
+        figures += _figures(samples, case, f"{case.condition}, {parameters:,} parameters")
     return figures
+
+
+def disk_times(size: str, folder: str) -> Samples:
+    """Seconds of what a site does to the disk in a round: the floor of mode `local`."""
+    study = vit_study(size, "none", sampling_rate=1.0).travelling()
+    update = flatten_parameters(build_model(study, PluginTable())[0])
+    contents = {"4 KiB": bytes(4096), "one update": update.tobytes()}
+    samples: Samples = {"parameters": [len(update)]}
+    for what, content in contents.items():
+        for _ in range(_DISK_WRITES):
+            started = time.perf_counter()
+            write_atomically(Path(folder) / "written", content)
+            samples.setdefault(what, []).append(time.perf_counter() - started)
+    return samples
 
 
 def round_times(
@@ -187,16 +237,15 @@ class _RoundClock:
             return
         self.samples["round"].append(seconds)
         for stage, spent in split.items():
-            self.samples.setdefault(f"stage {stage}", []).append(spent)
+            self.samples.setdefault(f"{_STAGE}{stage}", []).append(spent)
 
 
 def _watch_server(stages: Stages) -> None:
     stages.watch("encode the request", server_app, "encode")
-    stages.watch("decode a reply", server_app, "_decode")
+    stages.watch("decode a reply", server_app, "decode_reply")
     stages.watch("exchange", server_app.GridExchange, "ask")  # on Ray: waiting for the sites
     stages.watch("hash of the parameters", server_rounds, "parameters_sha256")
-    stages.watch("check of an update", server_rounds, "_usable")
-    stages.watch("mean", server_rounds, "_mean_update")
+    stages.watch("check and mean of updates", server_run, "run_round")
     stages.watch("strategy", MomentumStrategy, "apply")
     stages.watch("ε so far", server_rounds.Federation, "epsilon_after")
     stages.watch("public loss", Coordinator, "_public_loss")
@@ -205,43 +254,46 @@ def _watch_server(stages: Stages) -> None:
 
 
 def _watch_sites(stages: Stages) -> None:
-    stages.watch("delivery", engines.InProcessGrid, "push_messages", "pull_messages")
-    stages.watch("copies", engines, "_copy")
+    stages.watch("delivery with copies", InProcessGrid, "push_messages", "pull_messages")
     stages.watch("open a site", SimulatedSites, "open")
     stages.watch("decode the request", client_app, "decode_request")
     stages.watch("encode a reply", client_app, "encode")
     stages.watch("site", Site, "answer")
     stages.watch("identity of the request", RoundPlan, "key")
-    stages.watch("legality", Site, "_check_legal")
+    stages.watch("resident model", client_site, "resident_model")
     stages.watch("policy", SitePolicy, "check")
     stages.watch("ledger", Ledger, "is_reserved", "is_committed", "reserve", "commit", "events")
     stages.watch("outbox", Outbox, "find", "store")
     stages.watch("training (stand-in)", StandInSite, "_train")
 
 
-def _figures(samples: Samples, what: str, sites: int, *, in_process: bool) -> list[Figure]:
-    def ms(name: str) -> list[float]:
-        return [1e3 * value for value in samples[name]]
+def _figures(samples: Samples, case: Case, condition: str) -> list[Figure]:
+    def ms(name: str, share: int = 1) -> list[float]:
+        return [1e3 * value / share for value in samples[name]]
 
-    per_site = "cost per site and round"
-    figures = summarise("cost per round", ms("round"), "ms", what)
-    figures += summarise(
-        per_site,
-        [value / sites for value in ms("round")],
-        "ms",
-        what,
-        target=TARGET_MS if in_process else None,
-    )
+    whole, per_site = "cost per round", "cost per site and round"
+    in_process = case.engine == "in-process"
+    target = TARGET_MS if in_process else None
+    figures = summarise(whole, ms("round"), "ms", condition)
+    figures += summarise(per_site, ms("round", case.sites), "ms", condition, target=target)
+    stages = [name for name in samples if name.startswith(_STAGE)]
+    once = [name for name in stages if name.removeprefix(_STAGE) in _ONCE_A_ROUND]
+    if in_process:  # on Ray the sites' stages are not seen from here
+        split = zip(*(ms(name) for name in once), strict=True)
+        fixed = [sum(parts) for parts in split]
+        growing = [(r - f) / case.sites for r, f in zip(ms("round"), fixed, strict=True)]
+        figures += summarise(f"{whole}: once, whatever the sites", fixed, "ms", condition)
+        figures += summarise(f"{per_site}: beyond what is done once", growing, "ms", condition)
     medians = {
-        name.removeprefix("stage "): statistics.median(ms(name)) / sites
-        for name in samples
-        if name.startswith("stage ")
+        name: statistics.median(ms(name, 1 if name in once else case.sites)) for name in stages
     }
-    for stage, value in sorted(medians.items(), key=lambda item: -item[1]):
+    for name, value in sorted(medians.items(), key=lambda item: -item[1]):
+        of = whole if name in once else per_site
         statistic = f"median of {len(samples['round'])}"
-        figures.append(exact(f"{per_site}: {stage}", value, "ms", statistic, what))
-    figures.append(exact("first round", ms("first round")[0], "ms", "one run", what))
-    figures.append(exact("start and meeting the sites", ms("start")[0], "ms", "one run", what))
+        figure = f"{of}: {name.removeprefix(_STAGE)}"
+        figures.append(exact(figure, value, "ms", statistic, condition))
+    figures.append(exact("first round", ms("first round")[0], "ms", "one run", condition))
+    figures.append(exact("start and meeting the sites", ms("start")[0], "ms", "one run", condition))
     return figures
 
 

@@ -1,0 +1,243 @@
+"""The exchange over Flower's grid: one answer a node, in order, whatever comes back and when."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from tacit_common.errors import RefusalCode
+from tacit_common.wire import (
+    DescribeRequest,
+    Refusal,
+    Reply,
+    SiteDescription,
+    TrainReply,
+    decode_request,
+    encode,
+)
+from tacit_server.app import GridExchange
+from tacit_server.exchange import Answer, Failure
+
+pytestmark = pytest.mark.usefixtures("flower_task")
+
+Answering = Callable[[Message], Message | None]
+
+
+class LateGrid(Grid):
+    """A grid whose replies arrive in the batches that `schedule` says, one batch a pull.
+
+    `schedule` lists nodes by pull; a node that is never listed never answers.
+    """
+
+    def __init__(
+        self, answers: dict[int, Answering], schedule: list[list[int]], *, shuffled: bool = False
+    ) -> None:
+        self._answers = answers
+        self._schedule = schedule
+        self._shuffled = shuffled
+        self.pushed: dict[int, Message] = {}
+        self.pulls: list[set[str]] = []
+
+    def set_run(self, run: Run) -> None: ...
+
+    @property
+    def run(self) -> Run:
+        return Run.create_empty(run_id=1)
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        raise NotImplementedError
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self._answers)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        identifiers = []
+        for message in messages:
+            identifier = f"message to {message.metadata.dst_node_id}"
+            message.metadata.__dict__["_message_id"] = identifier
+            self.pushed[message.metadata.dst_node_id] = message
+            identifiers.append(identifier)
+        return identifiers
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        self.pulls.append(set(message_ids))
+        nodes = self._schedule.pop(0) if self._schedule else []
+        replies = [self._answers[node](self.pushed[node]) for node in nodes]
+        return [reply for reply in replies if reply is not None]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        raise NotImplementedError
+
+
+def saying(reply: Reply) -> Answering:
+    return lambda message: Message(encode(reply), reply_to=message)
+
+
+def described(node: int) -> SiteDescription:
+    return SiteDescription(site=f"site-{node}", declared_records=node, tacit_version="0")
+
+
+def failing(message: Message) -> Message:
+    """What Flower sends for a node that broke: it comes from the server's own node, 1."""
+    reply = Message(Error(code=1, reason="the ClientApp raised"), reply_to=message)
+    reply.metadata.__dict__["_src_node_id"] = 1
+    return reply
+
+
+def ask(grid: LateGrid, timeout_s: float = 60.0) -> Iterator[Answer]:
+    exchange = GridExchange(grid)
+    return exchange.ask(exchange.node_ids(), DescribeRequest(), timeout_s)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Time passes only where the exchange sleeps."""
+    slept: list[float] = []
+    monkeypatch.setattr("tacit_server.app.time.sleep", slept.append)
+    monkeypatch.setattr("tacit_server.app.time.monotonic", lambda: sum(slept))
+    return slept
+
+
+def test_nodes_are_counted_in_ascending_order() -> None:
+    grid = LateGrid({7: failing, 3: failing, 5: failing}, [])
+    assert GridExchange(grid).node_ids() == [3, 5, 7]
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        [[2], [3], [4]],
+        [[4], [3], [2]],
+        [[3], [], [4, 2]],
+        [[4, 3, 2]],
+        [[], [], [3, 4], [], [2]],
+    ],
+    ids=str,
+)
+def test_answers_come_in_the_order_of_the_nodes_whenever_they_arrive(
+    schedule: list[list[int]],
+) -> None:
+    grid = LateGrid({node: saying(described(node)) for node in (2, 3, 4)}, schedule)
+    assert list(ask(grid)) == [Answer(node, described(node)) for node in (2, 3, 4)]
+
+
+def test_an_answer_is_handed_over_as_soon_as_its_turn_has_come() -> None:
+    grid = LateGrid({node: saying(described(node)) for node in (2, 3)}, [[2], [3]])
+    answers = ask(grid)
+    assert next(answers).node_id == 2
+    assert len(grid.pulls) == 1
+    assert next(answers).node_id == 3
+
+
+def test_every_node_is_asked_the_same_question() -> None:
+    grid = LateGrid({node: saying(described(node)) for node in (2, 3)}, [[2, 3]])
+    list(ask(grid, timeout_s=9.0))
+    for message in grid.pushed.values():
+        assert decode_request(message.content) == DescribeRequest()
+        assert message.metadata.message_type == "query.describe"
+        assert message.metadata.ttl == 9.0
+
+
+def test_a_node_that_stays_silent_is_given_up_at_the_deadline_and_not_before(
+    no_waiting: list[float],
+) -> None:
+    grid = LateGrid({node: saying(described(node)) for node in (2, 3, 4)}, [[4], [2]])
+    answers = list(ask(grid, timeout_s=3.0))
+    assert answers == [
+        Answer(2, described(2)),
+        Answer(3, Failure.NO_ANSWER),
+        Answer(4, described(4)),
+    ]
+    assert 3.0 <= sum(no_waiting) < 3.5
+
+
+def test_nothing_is_pulled_for_a_node_that_has_answered() -> None:
+    grid = LateGrid({node: saying(described(node)) for node in (2, 3)}, [[3], [], [2]])
+    list(ask(grid))
+    assert grid.pulls[0] == {"message to 2", "message to 3"}
+    assert grid.pulls[-1] == {"message to 2"}
+
+
+def test_a_node_that_breaks_is_matched_by_its_message_and_not_by_its_sender() -> None:
+    grid = LateGrid({2: saying(described(2)), 3: failing, 4: saying(described(4))}, [[3, 2, 4]])
+    assert list(ask(grid)) == [
+        Answer(2, described(2)),
+        Answer(3, Failure.NODE_ERROR),
+        Answer(4, described(4)),
+    ]
+
+
+MALFORMED = {
+    "empty": RecordDict(),
+    "another kind": RecordDict({"tacit": ConfigRecord({"kind": "exec", "body": "{}"})}),
+    "a request": encode(DescribeRequest()),
+    "a wrong array": RecordDict(
+        {
+            "tacit": ConfigRecord({"kind": "update", "body": '{"train_loss":null}'}),
+            "arrays": ArrayRecord({"update": Array("<f4", (5,), "tacit.raw", b"four")}),
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_reply_is_a_failure_of_that_node_alone(name: str) -> None:
+    def malformed(message: Message) -> Message:
+        return Message(MALFORMED[name], reply_to=message)
+
+    grid = LateGrid({2: malformed, 3: saying(described(3))}, [[2, 3]])
+    assert list(ask(grid)) == [Answer(2, Failure.UNUSABLE_REPLY), Answer(3, described(3))]
+
+
+def test_a_refusal_is_an_answer() -> None:
+    refusal = Refusal(code=RefusalCode.BUDGET)
+    grid = LateGrid({2: saying(refusal)}, [[2]])
+    assert list(ask(grid)) == [Answer(2, refusal)]
+
+
+def test_a_reply_that_nobody_asked_for_or_that_comes_twice_counts_once() -> None:
+    def stray(message: Message) -> Message:
+        reply = Message(encode(described(99)), reply_to=message)
+        reply.metadata.__dict__["_reply_to_message_id"] = "another message"
+        return reply
+
+    grid = LateGrid({2: saying(described(2)), 3: stray, 4: saying(described(4))}, [[3, 2, 2], [4]])
+    assert list(ask(grid, timeout_s=2.0)) == [
+        Answer(2, described(2)),
+        Answer(3, Failure.NO_ANSWER),
+        Answer(4, described(4)),
+    ]
+
+
+def test_no_nodes_give_no_answers() -> None:
+    assert list(ask(LateGrid({}, []))) == []
+
+
+def test_an_update_of_a_slow_node_is_whole(no_waiting: list[float]) -> None:
+    update = TrainReply(np.arange(1000, dtype=np.float32), 0.5)
+    grid = LateGrid({2: saying(update)}, [[]] * 5 + [[2]])
+    (answer,) = ask(grid)
+    assert isinstance(answer.reply, TrainReply)
+    assert np.array_equal(answer.reply.update, update.update)
+    assert answer.reply.train_loss == 0.5
+    assert len(no_waiting) == 5
+
+
+def test_the_exchange_polls_often_enough_to_cost_a_round_little(no_waiting: list[float]) -> None:
+    grid = LateGrid({2: saying(described(2))}, [[], [2]])
+    list(ask(grid))
+    assert 0 < no_waiting[0] <= 0.5
+    assert time.sleep == no_waiting.append
