@@ -665,7 +665,7 @@ def test_a_failed_write_leaves_the_former_report(
     def full_disk(*arguments: object) -> None:
         raise OSError(28, "no space left")
 
-    monkeypatch.setattr(f"tacit_common.report.render.{step}", full_disk)
+    monkeypatch.setattr(f"tacit_common.files.{step}", full_disk)
     with pytest.raises(OSError, match="no space left"):
         write_report(tmp_path, second)
     assert (tmp_path / "report.json").read_text() == first.canonical_json()

@@ -45,7 +45,7 @@ def every_event() -> list[LoggedEvent]:
             noise_multiplier=1.0000001,
             sites={"site-1": 5, "site-0": 7},
         ),
-        WarmStarted(at=at, steps=3, seconds=0.1, loss=0.25),
+        WarmStarted(at=at, steps=3, seconds=0.1, public_loss=0.25),
         ProbeFinished(
             at=at,
             when="before",

@@ -41,7 +41,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_events_come_back_as_they_were_published(path: Path) -> None:
-    events: list[LoggedEvent] = [WarmStarted(steps=3, seconds=0.5, loss=1.0)]
+    events: list[LoggedEvent] = [WarmStarted(steps=3, seconds=0.5, public_loss=1.0)]
     log = RunLog(path)
     log.mend(events)
     for event in (finished(1), RunResumed(after_round=1), finished(2), RunFinished(rounds=2)):

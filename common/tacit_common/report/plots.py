@@ -158,11 +158,14 @@ def gauge(spent: float, budget: float) -> Markup:
     return Markup("").join(parts)
 
 
+SMALLEST_SPAN = 1e-300  # below it, powers of ten are not floats
+
+
 def nice_ticks(low: float, high: float, *, wanted: int = 5) -> list[float]:
     """Round numbers, about `wanted` of them, that cover [low, high]."""
     span = high - low
-    if span <= 1e-9 * max(abs(low), abs(high)):  # a constant, up to rounding
-        span = abs(high) or 1.0
+    if span <= max(1e-9 * max(abs(low), abs(high)), SMALLEST_SPAN):  # a constant, up to rounding
+        span = abs(high) if abs(high) > SMALLEST_SPAN else 1.0
     rough = span / (wanted - 1)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(f * power for f in (1.0, 2.0, 2.5, 5.0, 10.0) if f * power >= rough * (1 - 1e-9))
