@@ -72,8 +72,10 @@ class CheckpointStore:
             study_digest=state.study_digest,
             round=state.round,
             events=state.events,
-            sha256=hashlib.sha256(body).hexdigest(),
+            sha256="",
         )
+        blank = header.model_dump_json().encode()
+        header = header.model_copy(update={"sha256": _checksum(blank, body)})
         path = self._directory / f"round-{state.round:06d}.ckpt"
         write_atomically(path, header.model_dump_json().encode(), b"\n", body)
         for stale in self._paths()[:-2]:
@@ -102,14 +104,22 @@ class CheckpointStore:
 
 
 def _read(path: Path) -> RunState:
-    head, _, body = path.read_bytes().partition(b"\n")
+    try:
+        head, _, body = path.read_bytes().partition(b"\n")
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint '{path.name}' cannot be read",
+            why=error.strerror or type(error).__name__,
+            fix="make the file readable, then resume again",
+        ) from None
     try:
         header = _Header.model_validate_json(head)
     except ValidationError:
         raise _damaged(path, "its header cannot be read") from None
     if header.format != _FORMAT:
         raise _damaged(path, f"it has format {header.format}, this version reads {_FORMAT}")
-    if hashlib.sha256(body).hexdigest() != header.sha256:
+    blank = head.replace(header.sha256.encode(), b"", 1)
+    if _checksum(blank, body) != header.sha256:
         raise _damaged(path, "its content does not match its checksum")
     try:
         tensors = load(body)
@@ -127,6 +137,11 @@ def _read(path: Path) -> RunState:
         initial=tensors[_INITIAL],
         events=header.events,
     )
+
+
+def _checksum(blank_header: bytes, body: bytes) -> str:
+    """SHA-256 of the file as it is with an empty checksum in its header."""
+    return hashlib.sha256(blank_header + b"\n" + body).hexdigest()
 
 
 def _damaged(path: Path, why: str) -> CheckpointError:

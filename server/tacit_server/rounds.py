@@ -54,7 +54,7 @@ class Tally:
 
     def require_quorum(self, cohort: list[Participant], plan: FederationPlan, what: str) -> None:
         """Raises QuorumError if too few of the cohort answered."""
-        needed = max(1, math.ceil(plan.quorum * len(cohort)))
+        needed = max(1, math.ceil(plan.quorum * len(cohort) - 1e-9))
         if len(self.answered) >= needed:
             return
         reasons = ", ".join(f"{site}: {code}" for site, code in sorted(self.failed.items()))

@@ -210,9 +210,6 @@ def test_a_round_counts_exactly_from_its_quorum_on(
     assert f"site-{sites - 1}: node_error" in raised.value.why
 
 
-@pytest.mark.xfail(
-    raises=QuorumError, reason="0.55 · 100 is 55.000000000000007, which is rounded up to 56"
-)
 def test_a_quorum_is_not_raised_by_the_rounding_of_its_product(
     make_study: MakeStudy, no_privacy: str
 ) -> None:

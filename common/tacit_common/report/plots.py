@@ -16,6 +16,7 @@ LONGEST_LABEL = 24
 LABEL_GAP = 16.0
 SERIES_COLOURS = 6
 MOST_DOTS = 40
+SMALLEST_SPAN = 1e-300  # below it, powers of ten are not floats
 
 
 @dataclass(frozen=True)
@@ -156,9 +157,6 @@ def gauge(spent: float, budget: float) -> Markup:
         Markup("</svg>"),
     ]
     return Markup("").join(parts)
-
-
-SMALLEST_SPAN = 1e-300  # below it, powers of ten are not floats
 
 
 def nice_ticks(low: float, high: float, *, wanted: int = 5) -> list[float]:
