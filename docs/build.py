@@ -24,8 +24,8 @@ from tacit_common.study import (
     ObjectivePlan,
     PluginPlan,
     PrivacyPlan,
-    parse_study,
 )
+from tacit_common.study_file import parse_study
 from tacit_common.study_reference import EXAMPLE_STUDY, study_reference
 from tacit_simulations.cli import app
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from tacit_common.study import Study, StudyFile, parse_study
+from tacit_common.study import Study, StudyFile
+from tacit_common.study_file import parse_study
 
 with warnings.catch_warnings():
     # typer 0.20 imports names that click 8.5 calls deprecated, and Flower imports typer.

@@ -208,7 +208,7 @@ def test_every_make_target_that_is_shown_exists() -> None:
 def reader_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A working directory with a run in it, and the examples on the path."""
     from tacit_common.encoders import build_encoder, save_encoder
-    from tacit_common.study import parse_study
+    from tacit_common.study_file import parse_study
     from tacit_simulations.recipes import recipe_text
 
     study = parse_study(recipe_text("digits"))

@@ -182,7 +182,7 @@ def schema(
 
 def _load(study: str, overrides: list[str] | None) -> "StudyFile":
     """A study file by path, or a recipe by name."""
-    from tacit_common.study import load_study, parse_study
+    from tacit_common.study_file import load_study, parse_study
     from tacit_simulations.recipes import recipe_text
 
     if study.endswith(".toml") or os.sep in study:

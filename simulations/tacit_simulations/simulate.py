@@ -22,7 +22,8 @@ from tacit_common.plugins import PluginTable
 from tacit_common.privacy.plan import calibrate
 from tacit_common.privacy.separability import require_legal
 from tacit_common.report import Report, write_report
-from tacit_common.study import SimulationPlan, StudyFile, load_study
+from tacit_common.study import SimulationPlan, StudyFile
+from tacit_common.study_file import load_study
 from tacit_server.checkpoint import RunState
 from tacit_server.exchange import Exchange
 from tacit_server.probes import LabeledRecords

@@ -685,7 +685,7 @@ from tacit_common.errors import SiteRefusal
 from tacit_common.model import build_model
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy.noise import SecureRandom
-from tacit_common.study import parse_study
+from tacit_common.study_file import parse_study
 from tacit_common.training import flatten_parameters
 from tacit_common.wire import RoundPlan, TrainRequest, parameters_sha256
 

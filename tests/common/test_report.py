@@ -46,7 +46,7 @@ from tacit_common.report.schema import (
     StudyRecord,
     parse_report,
 )
-from tacit_common.study import parse_study
+from tacit_common.study_file import parse_study
 
 SITES = tuple(f"site-{k}" for k in range(5))
 ROUNDS = 12

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tacit_common.study import StudyFile, parse_study
+from tacit_common.study import StudyFile
+from tacit_common.study_file import parse_study
 from tacit_common.study_reference import EXAMPLE_STUDY, study_reference
 
 PAGE = study_reference()

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tacit_common.study import StudyFile, load_study
+from tacit_common.study import StudyFile
+from tacit_common.study_file import load_study
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 

@@ -27,7 +27,7 @@ from tacit_common.study import LocalPrivacyPlan
 from tacit_common.training import flatten_parameters, seeded_generator, trained_parameters
 from tacit_common.wire import RoundPlan
 from tacit_simulations.benchmarks.measure import Samples, Stages, Track, in_fresh_process
-from tacit_simulations.benchmarks.record import Figure, exact, summarise
+from tacit_simulations.benchmarks.record import Figure, exact, median, summarise
 from tacit_simulations.benchmarks.studies import CHANNELS, IMAGE_SIZE, SIZES, Mode, vit_study
 
 _WARM_UP = 3  # steps before the first that counts
@@ -45,7 +45,7 @@ class Plan:
     repetitions: int
 
 
-FULL = Plan(SIZES, (64, 128), 20)
+FULL = Plan(SIZES, (64, 128), 12)
 QUICK = Plan(SIZES[:2], (64,), 8)
 
 
@@ -180,15 +180,14 @@ def _time_figures(times: Samples, condition: str) -> list[Figure]:
     figures = summarise("step with DP", ms["DP"], "ms", condition)
     figures += summarise("step without DP", ms["without DP"], "ms", condition)
     ratios = [p / q for p, q in zip(ms["DP"], ms["without DP"], strict=True)]
-    figures += summarise("time with DP over without", ratios, "x", f"{condition}, paired")
+    figures.append(median("time with DP over without, step by step", ratios, "x", condition))
     for stage in (_GRADIENTS, _CLIPPING, _NOISE, Stages.REST):
-        figures += summarise(f"step with DP, {stage}", ms[f"stage {stage}"], "ms", condition)
+        figures.append(median(f"step with DP: {stage}", ms[f"stage {stage}"], "ms", condition))
     return figures
 
 
 def _memory_figures(private: float, plain: float, condition: str) -> list[Figure]:
-    statistic = f"peak of {_MEMORY_STEPS} steps"
-    condition = f"{condition}, beyond imports, model and data"
+    statistic = f"peak of {_MEMORY_STEPS} steps, beyond imports, model and data"
     figures = [
         exact("memory with DP", private / _MIB, "MiB", statistic, condition),
         exact("memory without DP", plain / _MIB, "MiB", statistic, condition),

@@ -74,22 +74,32 @@ class Record(_Frozen):
         return path
 
     def table(self) -> Table:
-        """The figures for a terminal: the statistics of one quantity share a row."""
+        """The figures for a terminal: one section a condition, one row a quantity."""
         table = Table(title=self.benchmark, title_justify="left")
-        for heading in ("figure", "condition"):
-            table.add_column(heading)
-        for heading in ("value", "target", "met"):
-            table.add_column(heading, justify="right")
-        rows: dict[tuple[str, str], list[Figure]] = {}
+        table.add_column("figure", ratio=1)
+        for heading in ("minimum", "median or only", "target", "met"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        by_condition: dict[str, dict[str, list[Figure]]] = {}
         for figure in self.figures:
-            rows.setdefault((figure.name, figure.condition), []).append(figure)
-        for (name, condition), found in rows.items():
-            values = "\n".join(f"{f.value:g} {f.unit} ({f.statistic})" for f in found)
-            aimed = next((f for f in found if f.target is not None), None)
-            target = "" if aimed is None else f"≤ {aimed.target:g} {aimed.unit}"
-            met = "" if aimed is None else "[green]yes[/]" if aimed.met else "[red]no[/]"
-            table.add_row(name, condition, values, target, met)
+            rows = by_condition.setdefault(figure.condition, {})
+            rows.setdefault(figure.name, []).append(figure)
+        for condition, rows in by_condition.items():
+            table.add_section()
+            table.add_row(f"[bold]{condition}[/]")
+            for name, found in rows.items():
+                table.add_row(name, *_cells(found))
         return table
+
+
+def _cells(found: Sequence[Figure]) -> list[str]:
+    """Minimum, median or only figure, target, and whether it is met."""
+    least = next((f for f in found if f.statistic.startswith("minimum")), None)
+    figure = next(f for f in found if f is not least)
+    cells = ["" if least is None else f"{least.value:g}", f"{figure.value:g} {figure.unit}"]
+    if figure.target is None:
+        return cells
+    met = "[green]yes[/]" if figure.met else "[red]no[/]"
+    return [*cells, f"≤ {figure.target:g} {figure.unit}", met]
 
 
 def new_record(
@@ -127,6 +137,12 @@ def summarise(
             target=target,
         ),
     ]
+
+
+def median(name: str, samples: Sequence[float], unit: str, condition: str) -> Figure:
+    """The median alone, where a minimum says nothing: ratios, stages."""
+    value = statistics.median(samples)
+    return exact(name, value, unit, f"median of {len(samples)}", condition)
 
 
 def exact(

@@ -12,7 +12,6 @@ the disk takes for such writes is reported first.
 """
 
 import importlib.util
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator
@@ -47,7 +46,7 @@ from tacit_server.run import Coordinator, RunFolder
 from tacit_server.run_log import LoggedEvent, Progress, RoundFinished, RunLog, RunStarted
 from tacit_server.strategies import MomentumStrategy
 from tacit_simulations.benchmarks.measure import Samples, Stages, Track, in_fresh_process
-from tacit_simulations.benchmarks.record import Figure, exact, summarise
+from tacit_simulations.benchmarks.record import Figure, exact, median, summarise
 from tacit_simulations.benchmarks.studies import Mode, vit_study
 from tacit_simulations.engine import InProcessGrid, RayOptions, run_in_process, run_on_ray
 from tacit_simulations.simulate import check
@@ -271,27 +270,25 @@ def _figures(samples: Samples, case: Case, condition: str) -> list[Figure]:
     def ms(name: str, share: int = 1) -> list[float]:
         return [1e3 * value / share for value in samples[name]]
 
+    def of_stage(name: str) -> Figure:
+        stage = name.removeprefix(_STAGE)
+        if stage in _ONCE_A_ROUND:
+            return median(f"{whole}: {stage}", ms(name), "ms", condition)
+        return median(f"{per_site}: {stage}", ms(name, case.sites), "ms", condition)
+
     whole, per_site = "cost per round", "cost per site and round"
     in_process = case.engine == "in-process"
     target = TARGET_MS if in_process else None
     figures = summarise(whole, ms("round"), "ms", condition)
     figures += summarise(per_site, ms("round", case.sites), "ms", condition, target=target)
     stages = [name for name in samples if name.startswith(_STAGE)]
-    once = [name for name in stages if name.removeprefix(_STAGE) in _ONCE_A_ROUND]
     if in_process:  # on Ray the sites' stages are not seen from here
-        split = zip(*(ms(name) for name in once), strict=True)
-        fixed = [sum(parts) for parts in split]
+        once = [ms(name) for name in stages if name.removeprefix(_STAGE) in _ONCE_A_ROUND]
+        fixed = [sum(parts) for parts in zip(*once, strict=True)]
         growing = [(r - f) / case.sites for r, f in zip(ms("round"), fixed, strict=True)]
         figures += summarise(f"{whole}: once, whatever the sites", fixed, "ms", condition)
         figures += summarise(f"{per_site}: beyond what is done once", growing, "ms", condition)
-    medians = {
-        name: statistics.median(ms(name, 1 if name in once else case.sites)) for name in stages
-    }
-    for name, value in sorted(medians.items(), key=lambda item: -item[1]):
-        of = whole if name in once else per_site
-        statistic = f"median of {len(samples['round'])}"
-        figure = f"{of}: {name.removeprefix(_STAGE)}"
-        figures.append(exact(figure, value, "ms", statistic, condition))
+    figures += sorted(map(of_stage, stages), key=lambda figure: -figure.value)
     figures.append(exact("first round", ms("first round")[0], "ms", "one run", condition))
     figures.append(exact("start and meeting the sites", ms("start")[0], "ms", "one run", condition))
     return figures

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from tacit_common.study import parse_study
+from tacit_common.study_file import parse_study
 from tacit_server import run as server_run
 from tacit_simulations import display, simulate
 from tacit_simulations.benchmarks.measure import Samples, Track, in_fresh_process
