@@ -10,10 +10,11 @@ import logging
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tacit_client.sampling import Indices
-from tacit_common.data import DataSource
+from tacit_common.data import DataSource, LabeledDataSource
 
 _log = logging.getLogger(__name__)
 
@@ -32,8 +33,8 @@ def readable_records(
 ) -> tuple[Tensor, Indices]:
     """The records of `sample` that can be used, [B', ...], and their indices [B'].
 
-    A record is left out if decoding it fails in any way, or if it has another shape than
-    `shape` (None where the study does not say it). Never raises for a record's content.
+    A record is left out if decoding it fails in any way, or if it is not a float32 tensor
+    of `shape` (None where the study does not say it). Never raises for a record's content.
     """
     records, kept, left_out = [], [], []
     for index in sample:
@@ -48,10 +49,30 @@ def readable_records(
     return _stack(records), np.array(kept, dtype=np.intp)
 
 
+def readable_labels(
+    source: LabeledDataSource, indices: Indices
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Labels [N] of the records `indices`, and which of them could be read [N].
+
+    A label that could not be read is -1. Never raises for a record's content.
+    """
+    found = [_label_or_none(source, int(index)) for index in indices]
+    labels = np.array([-1 if label is None else label for label in found], dtype=np.int64)
+    return labels, np.array([label is not None for label in found], dtype=np.bool_)
+
+
 def _record_or_none(source: DataSource, index: int) -> Tensor | None:
     try:
-        return source[index]
+        record: object = source[index]
     except Exception:  # whatever a data source may raise
+        return None
+    return record if isinstance(record, Tensor) and record.dtype == torch.float32 else None
+
+
+def _label_or_none(source: LabeledDataSource, index: int) -> np.int64 | None:
+    try:
+        return np.int64(source.label_of(index))
+    except Exception:  # whatever a data source may raise; a number too large for int64
         return None
 
 

@@ -128,6 +128,8 @@ class Site:
         key = plan.key()
         resident = self._resident(plan.study)
         _check_fits(request, resident)
+        if isinstance(request, ProbeRequest):
+            probe.require_labels(self.source)
         if self.ledger.is_reserved(key):
             return
         require_legal(resident.objective.coupling, plan.study.objective.kind, plan.study.privacy)
@@ -166,7 +168,7 @@ class Site:
     def _probe(self, request: ProbeRequest) -> ProbeReply:
         return probe.statistics(
             request,
-            self.source,
+            probe.require_labels(self.source),
             self._resident(request.plan.study),
             self.plugins,
             self.random,

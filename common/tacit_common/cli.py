@@ -21,7 +21,7 @@ def run_command(command: Callable[[], object]) -> int:
     With `--debug` a traceback stands before the error.
     """
     try:
-        command()
+        code = command()
     except TacitError as error:
         _print_traceback_if_asked()
         print(
@@ -46,7 +46,7 @@ def run_command(command: Callable[[], object]) -> int:
             file=sys.stderr,
         )
         return 1
-    return 0
+    return code if isinstance(code, int) else 0  # typer returns the code of an early exit
 
 
 def ask_for_tracebacks() -> None:

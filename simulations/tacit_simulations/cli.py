@@ -64,7 +64,12 @@ def options(
 
 @app.command()
 def simulate(
-    study: StudyArgument = "digits",
+    study: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[RECIPE|STUDY.toml]", help="A recipe's name, or a study file; else digits."
+        ),
+    ] = None,
     set_: SetOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
@@ -90,15 +95,15 @@ def simulate(
             fix="add --engine ray",
         )
     if resume is not None:
-        if set_ or out is not None:
+        if study or set_ or out is not None:
             raise UsageError(
                 "a resumed run cannot change",
-                why="--set and --out belong to a new run",
+                why="a study, --set and --out belong to a new run",
                 fix="leave them out, or start a new run",
             )
         resolved, folder = read_folder(resume), resume
     else:
-        resolved = _load(study, set_)
+        resolved = _load(study or "digits", set_)
         check(resolved)  # before a folder is made
         folder = new_folder(resolved, out)
     ray = RayOptions(address=ray_address) if engine == "ray" else None

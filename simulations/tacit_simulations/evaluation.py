@@ -30,6 +30,8 @@ NOTICE = (
 )
 
 NEIGHBOURS = 5
+SMALLEST_SAMPLE = NEIGHBOURS
+"""Records of training and of test, each, below which nothing can be said."""
 DRAWS = 20
 CONFIDENCE = 0.95
 Z_95 = float(stats.norm.ppf((1 + CONFIDENCE) / 2))

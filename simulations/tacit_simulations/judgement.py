@@ -20,6 +20,7 @@ from tacit_common.training import load_parameters
 from tacit_server.checkpoint import RunState
 from tacit_simulations.datasets import LabeledImages
 from tacit_simulations.evaluation import (
+    SMALLEST_SAMPLE,
     Comparison,
     EvaluationTable,
     FeatureSet,
@@ -37,6 +38,10 @@ _IN_A_SENTENCE = {RAW: "raw features", RANDOM: "a random encoder", WARM: "the wa
 WHERE_IT_PAYS = (
     "Private pretraining pays with more records: noise is added once a step, whatever the "
     "batch, so ten times the records at the same ε is a tenth of the noise in the mean."
+)
+TOO_SMALL = (
+    f"The data is too small to judge the encoder: it takes two classes and {SMALLEST_SAMPLE} "
+    "records for training and as many held out."
 )
 ONE_RUN = (
     "These are the figures of one training run; its noise and its seed move them by a point or so."
@@ -64,6 +69,9 @@ def judge(
     pool, held_out = data.train, data.test
     if not (isinstance(pool, LabeledArraySource) and isinstance(held_out, LabeledArraySource)):
         return Judgement(None, (), None)
+    too_few = min(len(pool), len(held_out)) < SMALLEST_SAMPLE
+    if too_few or len(np.unique(pool.labels)) < 2:
+        return Judgement(None, (TOO_SMALL,), None)
     model, objective = build_model(study.travelling(), PluginTable(study.plugins))
 
     def features(name: str) -> FeatureSet:

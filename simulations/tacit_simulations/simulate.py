@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from tacit_client.data import LabeledArraySource
+from tacit_client.probe import require_labels
 from tacit_common.errors import StudyError, UsageError
 from tacit_common.files import write_atomically
 from tacit_common.model import build_model
@@ -123,6 +124,8 @@ def simulate(
     with _locked(folder):
         sites = SimulatedSites(study, plan, folder)
         data = sites.prepare()
+        if study.probes:
+            require_labels(data.train)
         coordinator = Coordinator(
             study.travelling(),
             schedule,

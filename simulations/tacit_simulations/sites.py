@@ -1,5 +1,6 @@
 """Simulated sites: a share of one data set each, and everything else as a real site has it."""
 
+import io
 import logging
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from tacit_client.policy import SitePolicy
 from tacit_client.site import Site
 from tacit_common.encoders import image_shape
 from tacit_common.errors import StudyError, UsageError
+from tacit_common.files import write_atomically
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy.noise import SecureRandom
 from tacit_common.study import LocalPrivacyPlan, SimulationPlan, StudyFile
@@ -59,8 +61,9 @@ class SimulatedSites:
                 else np.zeros(len(train), dtype=np.int64)
             )
             shares = partition(labels, self.plan.partition, self.plan.sites, self.study.seed)
-            self._partition_path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(self._partition_path, *shares)
+            buffer = io.BytesIO()
+            np.savez(buffer, *shares)
+            write_atomically(self._partition_path, buffer.getvalue())
         return data
 
     def open(self, index: int) -> Site:

@@ -289,18 +289,11 @@ def test_a_wrong_command_line_is_a_usage_error_without_a_traceback(
     assert "Traceback" not in outcome.err
 
 
-@pytest.mark.xfail(
-    raises=AssertionError, reason="the study that is named beside --resume is not looked at"
-)
 def test_resume_with_another_study_is_refused(world: Path, tacit: Tacit) -> None:
     outcome = tacit("simulate", str(world / "study.toml"), "--resume", str(world / "other"))
     assert_one_error(outcome, USAGE, ("a resumed run cannot change",))
 
 
-@pytest.mark.xfail(
-    raises=AssertionError,
-    reason="that the data has no labels is noticed when the first probe has been paid",
-)
 def test_a_probe_of_data_without_labels_is_refused_before_any_work(
     world: Path, tacit: Tacit, with_probe: str
 ) -> None:
@@ -308,9 +301,6 @@ def test_a_probe_of_data_without_labels_is_refused_before_any_work(
     assert_one_error(outcome, USAGE, ("labels",))
 
 
-@pytest.mark.xfail(
-    raises=AssertionError, reason="typer turns the interruption into a return value: code 0"
-)
 def test_an_interruption_has_the_exit_code_of_one(
     world: Path, tacit: Tacit, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -216,7 +216,6 @@ def test_a_damaged_ledger_stops_the_report_with_its_row(run: Path) -> None:
         resume(run)
 
 
-@pytest.mark.xfail(reason="the partition is written in place, so a kill leaves half a file")
 def test_the_partition_is_on_disk_whole_or_not_at_all(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,17 +282,9 @@ def picture_folder(folder: Path, classes: int, each: int) -> Path:
     return folder
 
 
-TOO_FEW = pytest.mark.xfail(reason="the evaluation fails when all rounds are done and paid for")
-
-
 @pytest.mark.parametrize(
     ("classes", "each"),
-    [
-        (2, 30),
-        pytest.param(3, 2, marks=TOO_FEW),
-        pytest.param(2, 1, marks=TOO_FEW),
-        pytest.param(1, 9, marks=TOO_FEW),
-    ],
+    [(2, 30), (3, 2), (2, 1), (1, 9)],
 )
 def test_small_data_of_ones_own_runs_to_a_report(
     tmp_path: Path, study_file: MakeFile, classes: int, each: int
