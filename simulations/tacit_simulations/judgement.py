@@ -154,14 +154,13 @@ def _against(table: EvaluationTable, baseline: str) -> str:
     worse = _found(table, baseline, Verdict.WORSE)
     if not better and not worse:
         return f"This encoder adds nothing measurable over {name}."
-    if better and not worse and len(better) < len(Measure):
-        return f"This encoder adds a little over {name}: {_points(better)}, and nothing elsewhere."
     parts = [
         f"{word} than {name} ({_points(found)})"
         for word, found in (("better", better), ("worse", worse))
         if found
     ]
-    return f"This encoder is {' and '.join(parts)}."
+    rest = "" if len(better) + len(worse) == len(Measure) else ", and no different elsewhere"
+    return f"This encoder is {' and '.join(parts)}{rest}."
 
 
 def _points(comparisons: list[Comparison]) -> str:

@@ -6,7 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tacit_common.report import Interval, LocalPrivacy, Report
+from tacit_common.report import Evaluation, Interval, LocalPrivacy, Report, numbers
 from tacit_simulations.simulate import SimulationResult
 
 _SITES_SHOWN = 12
@@ -16,10 +16,17 @@ def print_summary(result: SimulationResult, folder: Path) -> None:
     """Two tables, the verdicts, and where everything lies."""
     console = Console(highlight=False)
     report = result.report
-    console.print()
     if report.evaluation is not None:
-        console.print(_accuracy_table(report))
-    console.print(_privacy_table(report))
+        console.print("\n[bold]How good the features are[/]: held-out accuracy, 95 % intervals")
+        console.print(_accuracy_table(report.evaluation, report))
+    privacy = report.privacy
+    if isinstance(privacy, LocalPrivacy):
+        console.print(
+            f"\n[bold]What it cost[/]: ε at δ = {privacy.delta:g} for one {privacy.unit} of a site"
+        )
+        console.print(_cost_table(privacy, report))
+    else:
+        console.print(f"\n[bold]No differential privacy[/]: {privacy.plain_statement}\n")
     for verdict in report.verdicts:
         console.print(verdict)
     console.print()
@@ -27,16 +34,13 @@ def print_summary(result: SimulationResult, folder: Path) -> None:
     console.print(f"encoder  {folder / 'encoder'}", soft_wrap=True)
 
 
-def _accuracy_table(report: Report) -> Table:
-    evaluation = report.evaluation
-    title = "How good the features are: held-out accuracy, 95 % intervals"
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE)
-    if evaluation is None:
-        return table
+def _accuracy_table(evaluation: Evaluation, report: Report) -> Table:
+    table = Table(box=box.SIMPLE)
     table.add_column("features", no_wrap=True)
     for column in evaluation.columns:
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("DP probe", justify="right", no_wrap=True)
+    name = "DP probe" if isinstance(report.privacy, LocalPrivacy) else "probe"
+    table.add_column(name, justify="right", no_wrap=True)
     # Only two encoders were ever probed at the sites: the one before and the one after.
     probes = {probe.when: _interval(probe.accuracy) for probe in report.probes}
     *others, start, result = evaluation.rows
@@ -47,32 +51,21 @@ def _accuracy_table(report: Report) -> Table:
     return table
 
 
-def _privacy_table(report: Report) -> Table:
-    privacy = report.privacy
-    if not isinstance(privacy, LocalPrivacy):
-        table = Table(title="No differential privacy", title_justify="left", box=box.SIMPLE)
-        table.add_column("site")
-        table.add_column("releases", justify="right")
-        for site in report.sites[:_SITES_SHOWN]:
-            table.add_row(site.name, str(site.releases))
-        return table
-    title = f"What it cost: ε at δ = {privacy.delta:g} for one {privacy.unit} of a site"
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE)
+def _cost_table(privacy: LocalPrivacy, report: Report) -> Table:
+    table = Table(box=box.SIMPLE)
     table.add_column("site")
     table.add_column("ε spent", justify="right")
     table.add_column("cap", justify="right")
     table.add_column("releases", justify="right")
+    cap = f"{privacy.epsilon_target:g}"
     for site in report.sites[:_SITES_SHOWN]:
         table.add_row(
-            site.name,
-            f"{site.epsilon_total or 0.0:.3f}",
-            f"{privacy.epsilon_target:g}",
-            str(site.releases),
+            site.name, numbers.epsilon(site.epsilon_total or 0.0), cap, str(site.releases)
         )
     if len(report.sites) > _SITES_SHOWN:
         table.add_row(f"… and {len(report.sites) - _SITES_SHOWN} more", "", "", "")
     table.add_section()
-    table.add_row("maximum", f"{privacy.epsilon_spent:.3f}", f"{privacy.epsilon_target:g}", "")
+    table.add_row("maximum", numbers.epsilon(privacy.epsilon_spent), cap, "")
     return table
 
 

@@ -198,6 +198,30 @@ def test_as_many_steps_are_noised_as_the_ledger_says(
     assert Counting.calls == event.steps == 5
 
 
+def test_an_update_carries_the_noise_that_was_charged(
+    make_site: MakeSite, make_study: MakeStudy, train_request: Ask
+) -> None:
+    study = make_study("privacy.sampling_rate=1e-12", "federation.local_steps=1")
+    reply = make_site().answer(train_request(study, noise_multiplier=2.5))
+    assert isinstance(reply, TrainReply)
+    client_lr, batch, clip_norm = 0.1, 30 * 1e-12, 0.5
+    stddev = float(reply.update.std()) * batch / client_lr
+    # Nobody was sampled, so it is noise alone; 6 standard errors of 4,856 draws are 6 %.
+    assert stddev == pytest.approx(2.5 * clip_norm * (1 + 1 / 64), rel=0.06)
+
+
+def test_statistics_carry_the_noise_that_was_charged(
+    make_site: MakeSite, make_study: MakeStudy, with_probe: str, probe_request: AskProbe
+) -> None:
+    study, site, draws = make_study(with_probe), make_site(), []
+    for number in range(40):
+        reply = site.answer(probe_request(study, run=f"{number}", noise_multiplier=50.0))
+        assert isinstance(reply, ProbeReply)
+        draws.append(reply.statistics)
+    stddev = float(np.std(draws, axis=0, ddof=1).mean())
+    assert stddev == pytest.approx(50.0 * math.sqrt(3) * (1 + 1 / 64), rel=0.08)
+
+
 # --- one payment, one answer -----------------------------------------------------------
 
 

@@ -59,6 +59,7 @@ def test_control_c_says_how_to_go_on_and_the_run_can(world: Path) -> None:
         process.send_signal(signal.SIGINT)
         err = process.stderr.read()
         process.wait(timeout=60)
+    assert process.returncode == 130
     assert f"interrupted; go on with: tacit simulate --resume {folder}" in err
     assert "Traceback" not in err
     done = [
