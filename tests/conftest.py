@@ -3,7 +3,6 @@
 Fixtures are factories: what differs from the default stands in the test that asks for it.
 """
 
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +14,6 @@ from hypothesis import settings
 
 from tacit_common.study import Study, StudyFile
 from tacit_common.study_file import parse_study
-
-with warnings.catch_warnings():
-    # typer 0.20 imports names that click 8.5 calls deprecated, and Flower imports typer.
-    warnings.filterwarnings("ignore", "'click", DeprecationWarning)
-    import typer  # noqa: F401
 
 if TYPE_CHECKING:
     from tacit_client.site import Site
@@ -155,6 +149,7 @@ def start_of() -> Callable[[Study], "ParameterVector"]:
 @pytest.fixture
 def train_request(start_of: Callable[[Study], "ParameterVector"]) -> Callable[..., "TrainRequest"]:
     """`train_request(study, round=2, …)`: what a server asks; other fields of the plan by name."""
+    from tacit_common.privacy.plan import calibrate
     from tacit_common.study import LocalPrivacyPlan
     from tacit_common.wire import RoundPlan, TrainRequest, parameters_sha256
 
@@ -167,7 +162,7 @@ def train_request(start_of: Callable[[Study], "ParameterVector"]) -> Callable[..
             "run": "run",
             "round": 1,
             "study": study,
-            "noise_multiplier": 1.0 if private else None,
+            "noise_multiplier": calibrate(study).noise_multiplier if private else None,
             "parameters_sha256": parameters_sha256(vector),
         }
         return TrainRequest(RoundPlan.model_validate({**fields, **plan}), vector)
@@ -178,22 +173,27 @@ def train_request(start_of: Callable[[Study], "ParameterVector"]) -> Callable[..
 @pytest.fixture
 def probe_request(start_of: Callable[[Study], "ParameterVector"]) -> Callable[..., "ProbeRequest"]:
     """`probe_request(study, when="after", …)`: the same for a probe, on a basis of 4 directions."""
+    from tacit_common.privacy.plan import calibrate
     from tacit_common.study import LocalPrivacyPlan
-    from tacit_common.wire import ProbePlan, ProbeRequest, parameters_sha256
+    from tacit_common.wire import ProbePlan, ProbeRequest, basis_sha256, parameters_sha256
 
     def make(study: Study, **plan: Any) -> ProbeRequest:
         vector = start_of(study)
+        mean, components = np.zeros(16), np.eye(16)[:, :4]
         private = isinstance(study.privacy, LocalPrivacyPlan)
         fields = {
             "run": "run",
             "when": "before",
             "probe": 0,
             "study": study,
-            "noise_multiplier": 5.0 if private else None,
+            "noise_multiplier": (
+                calibrate(study).probe_noise_multipliers[0] if private and study.probes else None
+            ),
             "parameters_sha256": parameters_sha256(vector),
+            "basis_sha256": basis_sha256(mean, components),
         }
         asked = ProbePlan.model_validate({**fields, **plan})
-        return ProbeRequest(asked, vector, np.zeros(16), np.eye(16)[:, :4])
+        return ProbeRequest(asked, vector, mean, components)
 
     return make
 

@@ -7,34 +7,14 @@ Flower: every failure becomes a fixed code, and what happened stays in the site'
 import logging
 from collections.abc import Callable
 
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from tacit_client.site import Site
-from tacit_common.errors import (
-    DataError,
-    LedgerError,
-    NonFiniteUpdateError,
-    PluginError,
-    PrivacyConfigError,
-    RefusalCode,
-    SiteRefusal,
-    UnreadableRecordError,
-    WireError,
-)
-from tacit_common.wire import Refusal, Reply, decode_request, encode
+from tacit_common.errors import SiteRefusal, refusal_code
+from tacit_common.wire import Refusal, decode_request, encode
 
 _log = logging.getLogger(__name__)
-
-_CODES: list[tuple[type[Exception], RefusalCode]] = [
-    (PluginError, RefusalCode.PLUGIN),
-    (PrivacyConfigError, RefusalCode.OBJECTIVE),
-    (LedgerError, RefusalCode.LEDGER),
-    (DataError, RefusalCode.DATA),
-    (UnreadableRecordError, RefusalCode.DATA),
-    (WireError, RefusalCode.MESSAGE),
-    (NonFiniteUpdateError, RefusalCode.DIVERGED),
-]
 
 
 def make_client_app(site_of: Callable[[Context], Site]) -> ClientApp:
@@ -42,7 +22,7 @@ def make_client_app(site_of: Callable[[Context], Site]) -> ClientApp:
     app = ClientApp()
 
     def answer(message: Message, context: Context) -> Message:
-        return Message(encode(_reply(message, context, site_of)), reply_to=message)
+        return Message(_reply(message, context, site_of), reply_to=message)
 
     app.train()(answer)
     app.query("describe")(answer)
@@ -50,14 +30,13 @@ def make_client_app(site_of: Callable[[Context], Site]) -> ClientApp:
     return app
 
 
-def _reply(message: Message, context: Context, site_of: Callable[[Context], Site]) -> Reply:
+def _reply(message: Message, context: Context, site_of: Callable[[Context], Site]) -> RecordDict:
     try:
-        return site_of(context).answer(decode_request(message.content))
+        return encode(site_of(context).answer(decode_request(message.content)))
     except SiteRefusal as refusal:
         _log.warning("refused: %s", refusal)
-        return Refusal(code=refusal.code)
+        return encode(Refusal(code=refusal.code))
     except Exception as error:
         # Everything, on purpose: an exception's text may hold data and must not leave.
         _log.exception("a request failed")
-        codes = (code for kind, code in _CODES if isinstance(error, kind))
-        return Refusal(code=next(codes, RefusalCode.INTERNAL))
+        return encode(Refusal(code=refusal_code(error)))

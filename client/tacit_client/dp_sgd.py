@@ -31,6 +31,11 @@ class PerUnitGradients:
         # strict: a layer whose per-example gradient Opacus cannot form is an error.
         self._hooks = GradSampleModule(model, loss_reduction="sum", strict=True)
 
+    @property
+    def size(self) -> int:
+        """Number of trained parameters, P."""
+        return sum(parameter.numel() for parameter in self._parameters)
+
     def clipped_sum(
         self,
         batch: Tensor,
@@ -38,20 +43,25 @@ class PerUnitGradients:
         *,
         l2_clip_norm: float,
         augmentations: int,
-        max_physical_batch: int,
+        physical_batch: int,
     ) -> Tensor:
         """Sum over units of their gradient clipped to `l2_clip_norm`, float64 [P].
 
         `batch` is [B, ...] with one row a unit; B may be 0. A unit's gradient is the mean
-        over its augmented views, formed before it is clipped. The physical batch bounds
-        memory and does not change the result.
+        over its augmented views, formed before it is clipped.
+
+        Rows are formed `physical_batch` at a time, always that many: the last chunk is
+        filled up with zeros, whose gradients are dropped. Matrix kernels round differently
+        for different numbers of rows, so without the filling a record's gradient would
+        depend, in its last bits, on how many others were drawn.
         """
-        size = sum(parameter.numel() for parameter in self._parameters)
-        total = torch.zeros(size, dtype=torch.float64)
-        for first in range(0, len(batch), max_physical_batch):
-            chunk = batch[first : first + max_physical_batch]
-            rows = self._per_unit(chunk, generator, augmentations)
-            total += clipped_sum(rows, l2_clip_norm).cpu()
+        total = torch.zeros(self.size, dtype=torch.float64)
+        for first in range(0, len(batch), physical_batch):
+            chunk = batch[first : first + physical_batch]
+            filling = chunk.new_zeros(physical_batch - len(chunk), *chunk.shape[1:])
+            rows = self._per_unit(torch.cat([chunk, filling]), generator, augmentations)
+            real = [row[: len(chunk)] for row in rows]
+            total += clipped_sum(real, l2_clip_norm).cpu()
         return total
 
     def _per_unit(
@@ -96,6 +106,8 @@ class PerUnitGradients:
         for module in self._model.modules():
             if hasattr(module, "activations"):
                 module.activations = []  # type: ignore[assignment]
+            if hasattr(module, "max_batch_len"):
+                del module.max_batch_len
         for parameter in self._parameters:
             parameter.grad = None
             parameter.grad_sample = None  # type: ignore[attr-defined]

@@ -10,13 +10,21 @@ import io
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tacit_common.errors import LedgerError
+from tacit_common.errors import LedgerError, RefusalCode
 from tacit_common.files import write_atomically
-from tacit_common.wire import ProbeReply, TrainReply
+from tacit_common.wire import ProbeReply, Refusal, TrainReply
+
+PaidAnswer = TrainReply | ProbeReply | Refusal
+"""What a request that was paid for may be answered: a failure is an answer too."""
 
 _KEPT = 4  # a round, and the probes that may follow it
-_SUFFIXES = {TrainReply: ".update.npy", ProbeReply: ".statistics.npy"}
+_SUFFIXES = {
+    TrainReply: ".update.npy",
+    ProbeReply: ".statistics.npy",
+    Refusal: ".refusal.npy",
+}
 
 
 class Outbox:
@@ -25,7 +33,7 @@ class Outbox:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def find(self, key: str) -> TrainReply | ProbeReply | None:
+    def find(self, key: str) -> PaidAnswer | None:
         """The reply that was stored for a request, or None.
 
         Raises:
@@ -41,16 +49,24 @@ class Outbox:
                         why=f"'{path.name}' in the outbox is damaged",
                         fix="restore the site's folder from a backup",
                     ) from None
+                if reply_type is Refusal:
+                    return Refusal(code=RefusalCode(str(array)))
                 return TrainReply(array) if reply_type is TrainReply else ProbeReply(array)
         return None
 
-    def store(self, key: str, reply: TrainReply | ProbeReply) -> None:
+    def store(self, key: str, reply: PaidAnswer) -> None:
         """Write a reply durably and forget all but the newest few.
 
         Raises:
             LedgerError: it cannot be written.
         """
-        array = reply.update if isinstance(reply, TrainReply) else reply.statistics
+        match reply:
+            case TrainReply():
+                array: NDArray[np.generic] = reply.update
+            case ProbeReply():
+                array = reply.statistics
+            case Refusal():
+                array = np.array(reply.code.value)
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             kept = sorted(self._directory.glob("*.npy"))  # by number: the oldest first

@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 
 from tacit_client.dp_sgd import private_mean_gradient
-from tacit_client.records import read_records, readable_records
+from tacit_client.records import read_records, readable_records, required_image_shape
 from tacit_client.resident import ResidentModel
-from tacit_client.sampling import secret_poisson_sample, seeded_poisson_sample
+from tacit_client.sampling import (
+    secret_generator,
+    secret_poisson_sample,
+    seeded_poisson_sample,
+)
 from tacit_common.data import DataSource
-from tacit_common.encoders import image_shape
 from tacit_common.errors import NonFiniteUpdateError
 from tacit_common.objectives.contract import PretrainModel
 from tacit_common.privacy.mechanism import PrivacyMechanism
@@ -54,8 +57,8 @@ class PrivateStepGradient:
         mechanism: PrivacyMechanism,
         random: RandomSource,
         *,
-        site: str,
         declared_records: int,
+        physical_batch: int,
     ) -> None:
         self._resident = resident
         self._source = source
@@ -63,8 +66,8 @@ class PrivateStepGradient:
         self._privacy = privacy
         self._mechanism = mechanism
         self._random = random
-        self._shape = image_shape(plan.study.encoder)
-        self._views = seeded_generator(plan.study.seed, "views", site, plan.round)
+        self._shape = required_image_shape(plan.study.encoder)
+        self._physical_batch = physical_batch
         self._expected_batch = expected_batch(declared_records, privacy.sampling_rate)
 
     def fill(self) -> None:
@@ -74,14 +77,19 @@ class PrivateStepGradient:
         tell that it was empty.
         """
         sample = secret_poisson_sample(len(self._source), self._privacy.sampling_rate, self._random)
-        records, _ = readable_records(self._source, sample, self._shape)
-        clipped = self._resident.per_unit_gradients.clipped_sum(
-            records,
-            self._views,
-            l2_clip_norm=self._privacy.l2_clip_norm,
-            augmentations=self._federation.augmentations,
-            max_physical_batch=self._federation.max_physical_batch,
-        )
+        views = secret_generator(self._random)
+        gradients = self._resident.per_unit_gradients
+        clipped = torch.zeros(gradients.size, dtype=torch.float64)
+        for first in range(0, len(sample), self._physical_batch):  # never more in memory
+            drawn = sample[first : first + self._physical_batch]
+            records, _ = readable_records(self._source, drawn, self._shape)
+            clipped += gradients.clipped_sum(
+                records,
+                views,
+                l2_clip_norm=self._privacy.l2_clip_norm,
+                augmentations=self._federation.augmentations,
+                physical_batch=self._physical_batch,
+            )
         gradient = private_mean_gradient(
             clipped, self._mechanism, expected_batch=self._expected_batch
         )

@@ -3,16 +3,17 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from tacit_client.records import read_records, readable_labels, readable_records
+from tacit_client.records import readable_labels, readable_records, required_image_shape
 from tacit_client.resident import ResidentModel
 from tacit_common.data import DataSource, LabeledDataSource
-from tacit_common.encoders import embed, image_shape
+from tacit_common.encoders import embed
 from tacit_common.errors import DataError
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy.noise import LatticeGaussian, RandomSource
 from tacit_common.probes import PublicBasis, build_probe
+from tacit_common.study import EncoderPlan
 from tacit_common.training import load_parameters
 from tacit_common.wire import ProbeReply, ProbeRequest
 
@@ -39,32 +40,42 @@ def statistics(
     plugins: PluginTable,
     random: RandomSource,
 ) -> ProbeReply:
-    """The probe's statistics over all records of the site, with noise where the plan has it."""
+    """The probe's statistics over all records of the site, with noise where the plan has it.
+
+    Records are embedded and counted one at a time. In a batch, matrix kernels round a row
+    differently for different numbers of rows; parameters or a basis made for it could turn
+    these last bits into whole features, and the private number of records would show.
+    """
     plan = request.plan
     probe = build_probe(plan.study.probes[plan.probe], plugins)
     load_parameters(resident.model, request.parameters)
-    encoder, width = resident.model.encoder, len(request.basis_mean)
     basis = PublicBasis(request.basis_mean, request.basis_components)
-    everyone = np.arange(len(source))
+    private = plan.noise_multiplier is not None
+    nobody = np.zeros((0, len(request.basis_mean)))
+    total = probe.statistics(nobody, np.zeros(0, dtype=np.int64), basis)  # [S]
+    for index in range(len(source)):
+        labelled = _read(source, index, plan.study.encoder, private=private)
+        if labelled is not None:
+            record, label = labelled
+            features = embed(resident.model.encoder, record[None]).astype(np.float64)  # [1, D]
+            total = total + probe.statistics(features, label, basis)
     if plan.noise_multiplier is None:
-        labels = np.array([source.label_of(int(i)) for i in everyone], dtype=np.int64)
-        features = _features(encoder, read_records(source, everyone), width)
-        return ProbeReply(probe.statistics(features, labels, basis))
-    records, kept = readable_records(source, everyone, image_shape(plan.study.encoder))
-    labels, read = readable_labels(source, kept)
-    features = _features(encoder, records, width)[read]
-    exact = probe.statistics(features, labels[read], basis)  # [S]
+        return ProbeReply(total)
     mechanism = LatticeGaussian(
         l2_clip_norm=probe.l2_sensitivity,
         noise_multiplier=plan.noise_multiplier,
-        dimension=len(exact),
+        dimension=len(total),
         source=random,
     )
-    return ProbeReply(mechanism.apply(torch.from_numpy(exact)).numpy())
+    return ProbeReply(mechanism.apply(torch.from_numpy(total)).numpy())
 
 
-def _features(encoder: nn.Module, records: Tensor, width: int) -> NDArray[np.float64]:
-    """Features [N, D] of `records`, D = `width`; no records give [0, D]."""
-    if len(records) == 0:
-        return np.zeros((0, width))
-    return embed(encoder, records).astype(np.float64)
+def _read(
+    source: LabeledDataSource, index: int, encoder: EncoderPlan, *, private: bool
+) -> tuple[Tensor, NDArray[np.int64]] | None:
+    """One record and its label [1]; None if it cannot be used and must not be an error."""
+    if not private:
+        return source[index], np.array([source.label_of(index)], dtype=np.int64)
+    records, kept = readable_records(source, np.array([index]), required_image_shape(encoder))
+    labels, read = readable_labels(source, kept)
+    return (records[0], labels) if read.any() else None

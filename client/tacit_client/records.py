@@ -15,6 +15,9 @@ from torch import Tensor
 
 from tacit_client.sampling import Indices
 from tacit_common.data import DataSource, LabeledDataSource
+from tacit_common.encoders import image_shape
+from tacit_common.errors import PrivacyConfigError
+from tacit_common.study import EncoderPlan
 
 _log = logging.getLogger(__name__)
 
@@ -29,17 +32,17 @@ def read_records(source: DataSource, sample: Indices) -> Tensor:
 
 
 def readable_records(
-    source: DataSource, sample: Indices, shape: tuple[int, ...] | None
+    source: DataSource, sample: Indices, shape: tuple[int, ...]
 ) -> tuple[Tensor, Indices]:
     """The records of `sample` that can be used, [B', ...], and their indices [B'].
 
     A record is left out if decoding it fails in any way, or if it is not a float32 tensor
-    of `shape` (None where the study does not say it). Never raises for a record's content.
+    of `shape`. Never raises for a record's content.
     """
     records, kept, left_out = [], [], []
     for index in sample:
         record = _record_or_none(source, int(index))
-        if record is None or (shape is not None and tuple(record.shape) != shape):
+        if record is None or tuple(record.shape) != shape:
             left_out.append(int(index))
         else:
             records.append(record)
@@ -47,6 +50,24 @@ def readable_records(
     if left_out:
         _log.warning("records that cannot be used are left out: %s", left_out)
     return _stack(records), np.array(kept, dtype=np.intp)
+
+
+def required_image_shape(plan: EncoderPlan) -> tuple[int, int, int]:
+    """The shape (C, H, W) that every record of a study has.
+
+    Raises:
+        PrivacyConfigError: the study does not say it, so a record of another shape could
+            not be told apart, and would stop a private round.
+    """
+    shape = image_shape(plan)
+    if shape is None:
+        raise PrivacyConfigError(
+            "the study does not say the size of its images",
+            why="under differential privacy a record of another size must be left out, not "
+            "stop the round, which would tell that it is there",
+            fix="give the plug-in encoder the options image_size and channels",
+        )
+    return shape
 
 
 def readable_labels(

@@ -4,6 +4,7 @@ The order is the guarantee: check the plan against the policy and the ledger, re
 its cost, only then read a record, store the private answer, commit, and release.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,10 +17,11 @@ from tacit_client.ledger import Charge, Ledger
 from tacit_client.outbox import Outbox
 from tacit_client.policy import SitePolicy
 from tacit_client.pretrain import PlainStepGradient, PrivateStepGradient, local_update
+from tacit_client.records import required_image_shape
 from tacit_client.resident import ResidentModel, resident_model
 from tacit_common import __version__
 from tacit_common.data import DataSource
-from tacit_common.errors import RefusalCode, SiteRefusal
+from tacit_common.errors import RefusalCode, SiteRefusal, refusal_code
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy.events import (
     GaussianRelease,
@@ -28,6 +30,7 @@ from tacit_common.privacy.events import (
     PrivacyEvent,
 )
 from tacit_common.privacy.noise import LatticeGaussian, RandomSource
+from tacit_common.privacy.plan import calibrate
 from tacit_common.privacy.separability import require_legal
 from tacit_common.study import LocalPrivacyPlan, Study
 from tacit_common.training import trained_parameters
@@ -36,15 +39,18 @@ from tacit_common.wire import (
     ProbePlan,
     ProbeReply,
     ProbeRequest,
+    Refusal,
     Reply,
     Request,
     RoundPlan,
     SiteDescription,
     TrainReply,
     TrainRequest,
+    basis_sha256,
     parameters_sha256,
 )
 
+_log = logging.getLogger(__name__)
 _CPU = torch.device("cpu")
 ReplyT = TypeVar("ReplyT", TrainReply, ProbeReply)
 
@@ -66,6 +72,7 @@ class Site:
     plugins: PluginTable
     random: RandomSource
     device: torch.device = _CPU
+    physical_batch: int = 64
 
     def answer(self, request: Request) -> Reply:
         """Do what the server asks, if the policy and the ledger allow it.
@@ -106,6 +113,9 @@ class Site:
             if isinstance(stored, reply_type):
                 self.ledger.commit(key)
                 return stored
+            if isinstance(stored, Refusal):
+                self.ledger.commit(key)
+                raise _failed(stored.code)
             if self.ledger.is_committed(key):
                 raise SiteRefusal(
                     RefusalCode.REPLAY,
@@ -113,7 +123,16 @@ class Site:
                     fix="ask for the round that follows; a new answer would be a second release",
                 )
             self._pay(request)
-            reply = work()
+            try:
+                reply = work()
+            except Exception as error:
+                # A failure may tell of the data, so it is the answer that was paid for:
+                # asked again, the site fails again, and does not try its luck anew.
+                _log.exception("%s failed", plan.label())
+                refusal = Refusal(code=refusal_code(error))
+                self.outbox.store(key, refusal)
+                self.ledger.commit(key)
+                raise _failed(refusal.code) from error
             self.outbox.store(key, reply)
             self.ledger.commit(key)
             return reply
@@ -128,6 +147,9 @@ class Site:
         key = plan.key()
         resident = self._resident(plan.study)
         _check_fits(request, resident)
+        _check_noise(plan)
+        if isinstance(plan.study.privacy, LocalPrivacyPlan):
+            required_image_shape(plan.study.encoder)
         if isinstance(request, ProbeRequest):
             probe.require_labels(self.source)
         if self.ledger.is_reserved(key):
@@ -158,8 +180,8 @@ class Site:
                 privacy,
                 mechanism,
                 self.random,
-                site=self.name,
                 declared_records=self.declared_records,
+                physical_batch=self.physical_batch,
             )
         else:
             gradient = PlainStepGradient(resident, self.source, plan, privacy, site=self.name)
@@ -221,14 +243,53 @@ def _check_fits(request: TrainRequest | ProbeRequest, resident: ResidentModel) -
     if isinstance(request, ProbeRequest):
         if request.plan.probe >= len(request.plan.study.probes):
             raise _unfit(f"the study has no probe {request.plan.probe}")
+        plan = request.plan.study.probes[request.plan.probe]
         embed_dim = resident.model.encoder.embed_dim
         if not len(request.basis_mean) == len(request.basis_components) == embed_dim:
             raise _unfit("the probe's basis is not of the encoder's width")
+        if request.basis_components.shape[1] > plan.project_dim:
+            raise _unfit("the probe's basis has more components than its plan")
+        if basis_sha256(request.basis_mean, request.basis_components) != request.plan.basis_sha256:
+            raise _unfit("the probe's basis is not the one that the plan names")
         if (
             not np.isfinite(request.basis_mean).all()
             or not np.isfinite(request.basis_components).all()
         ):
             raise _unfit("the probe's basis is not finite")
+
+
+def _check_noise(plan: RoundPlan | ProbePlan) -> None:
+    """Refuse less noise, or other releases, than the study itself plans.
+
+    The cap composes what is reserved as a plan that was fixed in advance. A server that
+    chose noise after seeing answers could get more out of the same sum; a study that is
+    calibrated before the first round, and only ever noised more, cannot.
+
+    Raises:
+        SiteRefusal: the plan is not one of the study's own, or has too little noise.
+    """
+    schedule = calibrate(plan.study)
+    if isinstance(plan, RoundPlan):
+        planned, wanted = schedule.noise_multiplier, plan.round <= schedule.rounds
+    else:
+        planned = schedule.probe_noise_multipliers[plan.probe]
+        wanted = plan.when in plan.study.probes[plan.probe].when
+    if not wanted:
+        raise _unfit(f"the study plans no {plan.label()}")
+    if planned is not None and required_noise(plan) < planned:
+        raise SiteRefusal(
+            RefusalCode.POLICY,
+            why=f"{plan.label()} has less noise than the study's own budget asks for",
+            fix="send the noise multiplier that the study is calibrated to, or a larger one",
+        )
+
+
+def _failed(code: RefusalCode) -> SiteRefusal:
+    return SiteRefusal(
+        code,
+        why="the work failed after it was paid for, and that is the answer to this request",
+        fix="look at the site's log, mend the cause, and start a new run",
+    )
 
 
 def _unfit(why: str) -> SiteRefusal:

@@ -104,3 +104,19 @@ class SiteRefusal(TacitError):  # noqa: N818 - a refusal is an answer, not a mis
     def __init__(self, code: RefusalCode, *, why: str, fix: str) -> None:
         super().__init__(f"the site refuses ({code.value})", why=why, fix=fix)
         self.code = code
+
+
+def refusal_code(error: Exception) -> RefusalCode:
+    """All that may leave a site of an error: its text could hold data."""
+    if isinstance(error, SiteRefusal):
+        return error.code
+    codes: list[tuple[type[Exception], RefusalCode]] = [
+        (PluginError, RefusalCode.PLUGIN),
+        (PrivacyConfigError, RefusalCode.OBJECTIVE),
+        (LedgerError, RefusalCode.LEDGER),
+        (DataError, RefusalCode.DATA),
+        (UnreadableRecordError, RefusalCode.DATA),
+        (WireError, RefusalCode.MESSAGE),
+        (NonFiniteUpdateError, RefusalCode.DIVERGED),
+    ]
+    return next((code for kind, code in codes if isinstance(error, kind)), RefusalCode.INTERNAL)

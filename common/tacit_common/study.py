@@ -43,10 +43,10 @@ class ViTPlan(_Plan):
     image_size: int = Field(ge=4, le=1024, description="Height and width in pixels.")
     channels: int = Field(ge=1, le=16, description="Channels of an image.")
     patch_size: int = Field(ge=1, description="Height and width of a patch in pixels.")
-    width: int = Field(ge=8, description="Features of a token; also the embedding's size.")
-    depth: int = Field(ge=1, description="Number of transformer blocks.")
+    width: int = Field(ge=8, le=8192, description="Features of a token; also the embedding's size.")
+    depth: int = Field(ge=1, le=200, description="Number of transformer blocks.")
     heads: int = Field(ge=1, description="Attention heads; they divide the width.")
-    mlp_ratio: float = Field(default=4.0, gt=0, description="Hidden size of the MLP over width.")
+    mlp_ratio: float = Field(default=4.0, gt=0, le=64, description="MLP size over width.")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -76,8 +76,10 @@ class MaskedPlan(_Plan):
     normalize_targets: bool = Field(
         default=False, description="Standardise the pixels of each target patch (MAE only)."
     )
-    decoder_width: int = Field(default=32, ge=8, description="Features of a decoder token (MAE).")
-    decoder_depth: int = Field(default=1, ge=1, description="Decoder blocks (MAE).")
+    decoder_width: int = Field(
+        default=32, ge=8, le=8192, description="Size of a decoder token (MAE)."
+    )
+    decoder_depth: int = Field(default=1, ge=1, le=200, description="Decoder blocks (MAE).")
 
 
 class BankContrastPlan(_Plan):
@@ -85,8 +87,10 @@ class BankContrastPlan(_Plan):
 
     kind: Literal["bank_contrast"]
     temperature: float = Field(default=0.2, gt=0, description="Softmax temperature.")
-    bank_size: int = Field(default=256, ge=2, description="Public images that serve as negatives.")
-    projection_dim: int = Field(default=64, ge=2, description="Size of the projected features.")
+    bank_size: int = Field(default=256, ge=2, le=65536, description="Public images as negatives.")
+    projection_dim: int = Field(
+        default=64, ge=2, le=8192, description="Size of projected features."
+    )
 
 
 class SimCLRPlan(_Plan):
@@ -94,7 +98,9 @@ class SimCLRPlan(_Plan):
 
     kind: Literal["simclr"]
     temperature: float = Field(default=0.2, gt=0, description="Softmax temperature.")
-    projection_dim: int = Field(default=64, ge=2, description="Size of the projected features.")
+    projection_dim: int = Field(
+        default=64, ge=2, le=8192, description="Size of projected features."
+    )
 
 
 ObjectivePlan = Annotated[
@@ -190,17 +196,17 @@ StrategyPlan = Annotated[
 class FederationPlan(_Plan):
     """Rounds, cohorts and local work."""
 
-    rounds: int = Field(ge=1, description="Rounds of federated averaging.")
-    local_steps: int = Field(ge=1, description="Optimiser steps of a site in a round.")
-    client_lr: float = Field(gt=0, description="Learning rate of a site.")
+    rounds: int = Field(ge=1, le=1_000_000, description="Rounds of federated averaging.")
+    local_steps: int = Field(ge=1, le=100_000, description="Optimiser steps of a site in a round.")
+    client_lr: float = Field(gt=0, le=1e6, description="Learning rate of a site.")
     client_optimizer: Literal["sgd", "adam"] = Field(
         default="sgd", description="The site's optimiser, started anew each round."
     )
-    max_physical_batch: int = Field(
-        default=256, ge=1, description="Records in memory at once; does not change the result."
-    )
     augmentations: int = Field(
-        default=1, ge=1, description="Views of a record averaged before its gradient is clipped."
+        default=1,
+        ge=1,
+        le=256,
+        description="Views of a record averaged before clipping.",
     )
     cohort_size: int | None = Field(
         default=None, ge=1, description="Sites asked in a round; all of them if left out."
@@ -232,7 +238,7 @@ class RidgeProbePlan(_Plan):
     """A linear classifier in closed form from one noisy release of a site's statistics."""
 
     kind: Literal["ridge"]
-    classes: int = Field(ge=2, description="Number of classes.")
+    classes: int = Field(ge=2, le=10_000, description="Number of classes.")
     when: list[Literal["before", "after"]] = Field(
         default=["before", "after"], description="Before the first round, after the last, or both."
     )
@@ -243,7 +249,10 @@ class RidgeProbePlan(_Plan):
         "under DP, refused without.",
     )
     project_dim: int = Field(
-        default=24, ge=1, description="Public principal components that features are cut to."
+        default=24,
+        ge=1,
+        le=512,
+        description="Public principal components of features kept.",
     )
 
 
@@ -257,7 +266,10 @@ class PluginProbePlan(PluginPlan):
         default=None, gt=0, description="Share of the run's ε that one release may cost."
     )
     project_dim: int = Field(
-        default=24, ge=1, description="Public principal components that features are cut to."
+        default=24,
+        ge=1,
+        le=512,
+        description="Public principal components of features kept.",
     )
 
 
@@ -295,6 +307,9 @@ class SimulationPlan(_Plan):
     )
     labels_per_class: int = Field(
         default=10, ge=1, description="Labels per class of the few-label probe."
+    )
+    physical_batch: int = Field(
+        default=64, ge=1, le=65536, description="Records whose gradients a site forms at once."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Where the sites train; `auto` takes a GPU if there is one."

@@ -70,6 +70,7 @@ class ProbePlan(_Body):
     study: Study
     noise_multiplier: float | None = Field(gt=0)
     parameters_sha256: str = Field(min_length=64, max_length=64)
+    basis_sha256: str = Field(min_length=64, max_length=64)
 
     def key(self) -> str:
         """Identity of this request: a site answers it once, and repeats that answer."""
@@ -156,6 +157,14 @@ BodyT = TypeVar("BodyT", bound=_Body)
 def parameters_sha256(parameters: ParameterVector) -> str:
     """SHA-256 of the bytes of a parameter vector, hexadecimal."""
     return hashlib.sha256(np.ascontiguousarray(parameters).data).hexdigest()
+
+
+def basis_sha256(mean: NDArray[np.float64], components: NDArray[np.float64]) -> str:
+    """SHA-256 of a probe's basis, shape and bytes, hexadecimal."""
+    digest = hashlib.sha256(repr(components.shape).encode())
+    digest.update(np.ascontiguousarray(mean).data)
+    digest.update(np.ascontiguousarray(components).data)
+    return digest.hexdigest()
 
 
 def message_type(request: Request) -> str:

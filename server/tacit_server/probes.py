@@ -14,7 +14,14 @@ from tacit_common.plugins import PluginTable
 from tacit_common.probes import build_probe, public_basis, wilson_interval
 from tacit_common.strategy import ParameterVector
 from tacit_common.training import load_parameters, seeded_generator
-from tacit_common.wire import ProbePlan, ProbeReply, ProbeRequest, Refusal, parameters_sha256
+from tacit_common.wire import (
+    ProbePlan,
+    ProbeReply,
+    ProbeRequest,
+    Refusal,
+    basis_sha256,
+    parameters_sha256,
+)
 from tacit_server.exchange import Failure
 from tacit_server.public import public_images
 from tacit_server.rounds import Federation, Tally
@@ -63,6 +70,7 @@ def run_probe(
             study=study,
             noise_multiplier=noise_multiplier,
             parameters_sha256=parameters_sha256(parameters),
+            basis_sha256=basis_sha256(basis.mean, basis.components),
         ),
         parameters,
         basis.mean,

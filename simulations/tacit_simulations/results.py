@@ -69,7 +69,7 @@ def build_report(
         run=_run(study, state, engine, rounds),
         study=StudyRecord.of(study.travelling()),
         software=Software.installed(),
-        privacy=_privacy(study, schedule, state, sites, site_reports),
+        privacy=_privacy(study, schedule, sites, site_reports),
         sites=tuple(site_reports),
         initial_validation_loss=next(
             (event.public_loss for event in state.events if isinstance(event, WarmStarted)), None
@@ -91,11 +91,11 @@ def build_report(
     )
 
 
-def charges_of_run(sites: SimulatedSites, index: int, run: str) -> list[Charge]:
-    """What the ledger of a site says was reserved for a run, oldest first."""
+def charges_of(sites: SimulatedSites, index: int) -> list[Charge]:
+    """Everything that a site's ledger says was reserved, oldest first."""
     ledger = Ledger(sites.ledger_path(index), site=sites.name(index))
     try:
-        return [charge for charge in ledger.charges if charge.run == run]
+        return ledger.charges
     finally:
         ledger.close()
 
@@ -132,11 +132,11 @@ def _site_report(
     name = sites.name(index)
     ledger = Ledger(sites.ledger_path(index), site=name)
     try:
-        charges = [charge for charge in ledger.charges if charge.run == state.run]
+        charges = ledger.charges
         head = ledger.head
     finally:
         ledger.close()
-    curve, total = _spent(study, charges, len(rounds))
+    curve, total = _spent(study, state.run, charges, len(rounds))
     answered = sum(name in event.answered for event in rounds)
     probed = sum(
         name in event.answered for event in state.events if isinstance(event, ProbeFinished)
@@ -153,25 +153,32 @@ def _site_report(
 
 
 def _spent(
-    study: StudyFile, charges: list[Charge], rounds: int
+    study: StudyFile, run: str, charges: list[Charge], rounds: int
 ) -> tuple[tuple[float, ...] | None, float | None]:
-    """ε after each round and in all, composed from the reserves in the ledger."""
+    """ε after each round and in all, composed from all reserves in the ledger.
+
+    That includes reserves of an earlier run in this folder, whose checkpoints were lost:
+    the same records paid for both.
+    """
     privacy = study.privacy
     if not isinstance(privacy, LocalPrivacyPlan):
         return None, None
     total = epsilon([c.event for c in charges], privacy.delta, interval=REPORT_INTERVAL)
     curve = []
     for number in range(1, rounds + 1):
-        events = _events_until(charges, number)
+        events = _events_until(run, charges, number)
         # The quick grid overstates a little, and a part cannot cost more than the whole.
         curve.append(min(epsilon(events, privacy.delta), total))
     return tuple(curve), total
 
 
-def _events_until(charges: list[Charge], round_number: int) -> list[PrivacyEvent]:
+def _events_until(run: str, charges: list[Charge], round_number: int) -> list[PrivacyEvent]:
     """What was reserved before the round after this one."""
     events: list[PrivacyEvent] = []
     for charge in charges:
+        if charge.run != run:
+            events.append(charge.event)
+            continue
         later = charge.action == "train" and int(charge.label.split()[1]) > round_number
         if later or (charge.action == "probe" and charge.label.endswith("after")):
             break
@@ -182,7 +189,6 @@ def _events_until(charges: list[Charge], round_number: int) -> list[PrivacyEvent
 def _privacy(
     study: StudyFile,
     schedule: PrivacySchedule,
-    state: RunState,
     sites: SimulatedSites,
     site_reports: list[SiteReport],
 ) -> LocalPrivacy | NoPrivacy:
@@ -200,7 +206,7 @@ def _privacy(
     privacy = study.privacy
     totals = [site.epsilon_total or 0.0 for site in site_reports]
     largest = max(totals)
-    charges = charges_of_run(sites, totals.index(largest), state.run)
+    charges = charges_of(sites, totals.index(largest))
     figures = cross_check([charge.event for charge in charges], privacy.delta)
     dp_accounting, opacus = f"dp-accounting {version('dp-accounting')}", version("opacus")
     accountants = [

@@ -85,6 +85,7 @@ class SimulatedSites:
             plugins=PluginTable(self.study.plugins),
             random=SecureRandom(),
             device=training_device(self.plan),
+            physical_batch=self.plan.physical_batch,
         )
         _open_sites[key] = site
         if len(_open_sites) > _OPEN_AT_ONCE:

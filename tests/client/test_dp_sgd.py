@@ -118,7 +118,7 @@ def clipped(
         torch.Generator().manual_seed(seed),
         l2_clip_norm=norm,
         augmentations=augmentations,
-        max_physical_batch=chunk,
+        physical_batch=chunk,
     )
 
 
@@ -244,7 +244,7 @@ def test_views_of_a_record_are_averaged_before_they_are_clipped(
     views = "views={ max_shift = 0.3, max_rotation_deg = 90, max_contrast = 0.9 }"
     gradients = Gradients.of(make_study(views), wrap=lambda objective: objective)
     batch, k = images(6), 4
-    fast = clipped(gradients, batch, norm=norm, augmentations=k, seed=7)
+    fast = clipped(gradients, batch, norm=norm, augmentations=k, seed=7, chunk=len(batch))
 
     generator = torch.Generator().manual_seed(7)
     drawn = [gradients.objective.views(batch, generator) for _ in range(k)]

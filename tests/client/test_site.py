@@ -1,8 +1,10 @@
 """A site pays before it reads, answers once, and says nothing of what it holds."""
 
+import dataclasses
 import math
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from tacit_common.plugins import PluginTable
 from tacit_common.privacy.accounting import REPORT_INTERVAL, epsilon
 from tacit_common.privacy.events import GaussianRelease, PoissonGaussianSteps
 from tacit_common.privacy.noise import InsecureSeededRandom, SecureRandom
+from tacit_common.privacy.plan import calibrate
 from tacit_common.study import Study, StudyFile
 from tacit_common.wire import (
     DescribeRequest,
@@ -145,7 +148,9 @@ def test_a_probe_pays_then_reads_then_stores_then_commits(
 ) -> None:
     site = make_site(source=Watched(journal))
     site.answer(probe_request(make_study(with_probe)))
-    assert in_order(journal) == ["RESERVE", "read", "read label", "store", "COMMIT"]
+    first, *work, stored, last = in_order(journal)
+    assert (first, stored, last) == ("RESERVE", "store", "COMMIT")
+    assert set(work) == {"read", "read label"}
 
 
 def test_a_description_reads_nothing_and_costs_nothing(
@@ -165,11 +170,11 @@ def test_what_is_charged_is_what_was_done(
     probe_request: AskProbe,
 ) -> None:
     study, site = make_study(with_probe), make_site()
-    site.answer(train_request(study, noise_multiplier=1.7))
-    site.answer(probe_request(study, when="after", noise_multiplier=2.9))
+    site.answer(train_request(study, noise_multiplier=17.0))
+    site.answer(probe_request(study, when="after", noise_multiplier=29.0))
     assert site.ledger.events == [
-        PoissonGaussianSteps(sampling_rate=0.25, noise_multiplier=1.7, steps=2),
-        GaussianRelease(noise_multiplier=2.9),
+        PoissonGaussianSteps(sampling_rate=0.25, noise_multiplier=17.0, steps=2),
+        GaussianRelease(noise_multiplier=29.0),
     ]
     train, probe = site.ledger.charges
     assert (train.action, train.label, train.run) == ("train", "round 1", "run")
@@ -247,9 +252,9 @@ def test_the_same_probe_twice_gives_the_same_bytes_for_one_payment(
 
 
 def test_no_sequence_of_requests_gets_two_answers_out_of_one_payment(
-    make_site: MakeSite, study: Study, train_request: Ask
+    make_site: MakeSite, make_study: MakeStudy, train_request: Ask
 ) -> None:
-    site = make_site()
+    study, site = make_study("federation.rounds=8"), make_site()
     requests = [train_request(study, round=number) for number in range(1, 8)]
     answers = [update_of(site, request) for request in requests]
     for request, answer in [*zip(requests, answers, strict=True)] * 2:
@@ -361,7 +366,9 @@ def test_the_budget_of_a_site_counts_every_study_and_run(
     make_site: MakeSite, make_study: MakeStudy, train_request: Ask
 ) -> None:
     one, other = make_study(EVERYBODY), make_study(EVERYBODY, "seed=9")
-    event = PoissonGaussianSteps(sampling_rate=1.0, noise_multiplier=1.0, steps=2)
+    sigma = calibrate(one).noise_multiplier
+    assert sigma is not None
+    event = PoissonGaussianSteps(sampling_rate=1.0, noise_multiplier=sigma, steps=2)
     cap = epsilon([event] * 3, 1e-5, interval=REPORT_INTERVAL)
     policy = SitePolicy(epsilon_cap=cap, delta=1e-5, allow_non_private=False)
     site = make_site(policy=policy)
@@ -438,18 +445,21 @@ def test_a_probe_that_the_study_does_not_have_costs_nothing(
     assert kinds(site) == []
 
 
-def test_a_failure_is_not_refunded(
+def test_a_failure_is_not_refunded_and_not_repeated(
     make_site: MakeSite, study: Study, train_request: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    attempts = []
+
     def diverges(*arguments: object) -> None:
+        attempts.append(arguments)
         raise NonFiniteUpdateError("training diverged", why="it did", fix="lower client_lr")
 
     monkeypatch.setattr("tacit_client.site.local_update", diverges)
     site, request = make_site(), train_request(study)
-    for _ in range(2):
-        with pytest.raises(NonFiniteUpdateError):
-            site.answer(request)
-    assert kinds(site) == ["RESERVE"]
+    for _ in range(3):  # a second try would be a second look at the data, for nothing
+        assert refused(site, request) is RefusalCode.DIVERGED
+    assert len(attempts) == 1
+    assert kinds(site) == ["RESERVE", "COMMIT"]
     assert len(site.ledger.events) == 1
 
 
@@ -647,6 +657,34 @@ def test_a_round_in_which_nobody_was_sampled_still_sends_noise(
     reply = make_site(source=Watched([])).answer(train_request(study))
     assert isinstance(reply, TrainReply)
     assert (reply.update != 0).mean() > 0.99
+
+
+class Counting(Watched):
+    """Counts how many of the records that it gave are still in memory."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.alive, self.most = 0, 0
+
+    def __getitem__(self, index: int) -> Tensor:
+        record = super().__getitem__(index).clone()
+        self.alive += 1
+        self.most = max(self.most, self.alive)
+        weakref.finalize(record, self._forget)
+        return record
+
+    def _forget(self) -> None:
+        self.alive -= 1
+
+
+@pytest.mark.xfail(raises=AssertionError, reason="the whole sample is read before it is split")
+def test_no_more_records_are_in_memory_than_the_physical_batch(
+    make_site: MakeSite, make_study: MakeStudy, train_request: Ask
+) -> None:
+    source = Counting()
+    site = dataclasses.replace(make_site(source=source), physical_batch=4)
+    site.answer(train_request(make_study(EVERYBODY)))
+    assert 0 < source.most <= 8
 
 
 def test_a_probe_of_a_site_without_labels_is_refused_and_costs_nothing(

@@ -330,14 +330,15 @@ def test_a_kill_while_writing_leaves_the_old_checkpoint_or_the_new_one_whole(
     assert same(found(run), state(4))
 
 
-def test_a_disk_that_is_full_leaves_the_old_checkpoint(
+@pytest.mark.xfail(raises=OSError, reason="a full disk is called a fault in Tacit")
+def test_a_disk_that_is_full_is_said_to_be_and_leaves_the_old_checkpoint(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises((CheckpointError, OSError)):
+    with pytest.raises(CheckpointError, match="No space left"):
         CheckpointStore(run).write(state(3))
     assert same(found(run), state(2, value=2.0))
     assert len(list(run.iterdir())) == 2  # and no half of the new one

@@ -65,6 +65,14 @@ def test_without_a_site_there_is_no_run(replies: dict[int, Reply | Failure]) -> 
     assert f"{len(replies)} nodes" in raised.value.why
 
 
+@pytest.mark.xfail(raises=AssertionError, reason="why nobody described itself is not said")
+def test_the_reasons_of_those_who_refused_are_named() -> None:
+    with pytest.raises(QuorumError) as raised:
+        meet({1: Refusal(code=RefusalCode.LEDGER), 2: Failure.NODE_ERROR})
+    assert "ledger" in raised.value.why
+    assert "node_error" in raised.value.why
+
+
 def test_two_sites_of_one_name_are_refused() -> None:
     with pytest.raises(QuorumError, match="two sites use one name"):
         meet({1: description("a", 3), 2: description("b"), 3: description("a", 3)})

@@ -123,8 +123,8 @@ def test_stages_put_back_what_they_watched() -> None:
 
 
 @pytest.mark.usefixtures("_threads")
-def test_local_step_measures_both_kinds_and_every_stage() -> None:
-    samples = local_step.step_times("0.2M", batch=4, repetitions=2)
+def test_local_step_measures_both_kinds_and_every_stage(tmp_path: Path) -> None:
+    samples = local_step.step_times("0.2M", 4, 2, str(tmp_path))
     assert len(samples["DP"]) == len(samples["without DP"]) == 2
     stages = {name: values for name, values in samples.items() if name.startswith("stage ")}
     assert set(stages) == {

@@ -9,26 +9,37 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from tacit_client import dp_sgd
+from tacit_client import site as client_site
 from tacit_client.data import LabeledArraySource
-from tacit_client.pretrain import PlainStepGradient, PrivateStepGradient, StepGradient
+from tacit_client.pretrain import StepGradient
 from tacit_client.resident import ResidentModel
 from tacit_common.model import build_model
 from tacit_common.plugins import PluginTable
-from tacit_common.privacy.noise import LatticeGaussian, SecureRandom
+from tacit_common.privacy.noise import LatticeGaussian
+from tacit_common.privacy.plan import calibrate
 from tacit_common.procedural import strokes
-from tacit_common.study import LocalPrivacyPlan
+from tacit_common.strategy import ParameterVector
+from tacit_common.study import FederationPlan, Study
 from tacit_common.training import flatten_parameters, seeded_generator, trained_parameters
-from tacit_common.wire import RoundPlan
-from tacit_simulations.benchmarks.measure import Samples, Stages, Track, in_fresh_process
+from tacit_common.wire import RoundPlan, TrainReply, TrainRequest, parameters_sha256
+from tacit_simulations.benchmarks.measure import (
+    Samples,
+    Stages,
+    Track,
+    in_fresh_process,
+    scratch_folder,
+)
 from tacit_simulations.benchmarks.record import Figure, exact, median, summarise
 from tacit_simulations.benchmarks.studies import CHANNELS, IMAGE_SIZE, SIZES, Mode, vit_study
+from tacit_simulations.simulate import check
+from tacit_simulations.sites import SimulatedSites
 
 _WARM_UP = 3  # steps before the first that counts
 _MEMORY_STEPS = 3
@@ -54,29 +65,43 @@ def measure(plan: Plan, track: Track) -> list[Figure]:
     figures: list[Figure] = []
     for size in plan.sizes:
         for batch in plan.batches:
-            with track.measuring(f"{size} parameters, batch {batch}, time"):
+            with (
+                track.measuring(f"{size} parameters, batch {batch}, time"),
+                scratch_folder() as folder,
+            ):
                 times = in_fresh_process(
-                    "local_step:step_times", size=size, batch=batch, repetitions=plan.repetitions
+                    "local_step:step_times",
+                    size=size,
+                    batch=batch,
+                    repetitions=plan.repetitions,
+                    folder=str(folder),
                 )
             parameters = int(times.pop("parameters")[0])
             condition = f"{parameters:,} parameters, batch {batch}, one thread"
             figures += _time_figures(times, condition)
             memory = {}
             for mode in ("local", "none"):
-                with track.measuring(f"{size} parameters, batch {batch}, memory, mode {mode}"):
+                with (
+                    track.measuring(f"{size} parameters, batch {batch}, memory, mode {mode}"),
+                    scratch_folder() as folder,
+                ):
                     found = in_fresh_process(
-                        "local_step:step_memory", size=size, batch=batch, mode=mode
+                        "local_step:step_memory",
+                        size=size,
+                        batch=batch,
+                        mode=mode,
+                        folder=str(folder),
                     )
                 memory[mode] = found["peak"][0]
             figures += _memory_figures(memory["local"], memory["none"], condition)
     return figures
 
 
-def step_times(size: str, batch: int, repetitions: int) -> Samples:
+def step_times(size: str, batch: int, repetitions: int, folder: str) -> Samples:
     """Seconds of a step of both kinds, which alternate, and of the stages of the private one."""
     torch.set_num_threads(1)
-    private, parameters = _step(size, batch, "local")
-    plain, _ = _step(size, batch, "none")
+    private, parameters = _step(size, batch, "local", Path(folder))
+    plain, _ = _step(size, batch, "none", Path(folder))
     samples: Samples = {"DP": [], "without DP": [], "parameters": [parameters]}
     with Stages() as stages:
         stages.watch(_GRADIENTS, dp_sgd.PerUnitGradients, "_per_unit")
@@ -96,63 +121,69 @@ def step_times(size: str, batch: int, repetitions: int) -> Samples:
     return samples
 
 
-def step_memory(size: str, batch: int, mode: Mode) -> Samples:
+def step_memory(size: str, batch: int, mode: Mode, folder: str) -> Samples:
     """Bytes by which steps raise the peak that imports, model and data have set."""
     torch.set_num_threads(1)
-    step, _ = _step(size, batch, mode)
+    step, _ = _step(size, batch, mode, Path(folder))
     before = _peak_memory()
     for _ in range(_MEMORY_STEPS):
         step()
     return {"peak": [_peak_memory() - before]}
 
 
-def _step(size: str, batch: int, mode: Mode) -> tuple[Callable[[], None], int]:
-    """One step of a site's own code, with a model of its own, and the parameter count."""
-    study = vit_study(size, mode, sampling_rate=1.0).travelling()
-    resident = ResidentModel(*build_model(study, PluginTable()))
+def _step(size: str, batch: int, mode: Mode, folder: Path) -> tuple[Callable[[], None], int]:
+    """One step as a site takes it, with a model of its own, and the parameter count.
+
+    The site itself sets the step up: it is asked for a round, and where it would begin to
+    train, what it would train with is kept instead.
+    """
+    study = vit_study(size, mode, sampling_rate=1.0)
+    sites = SimulatedSites(study, check(study), folder / mode)
+    sites.prepare()
     images = strokes(
         batch, image_size=IMAGE_SIZE, channels=CHANNELS, generator=seeded_generator("benchmark")
     )
     source = LabeledArraySource(images, np.zeros(batch, dtype=np.int64))
-    parameters = len(flatten_parameters(resident.model))
-    optimizer = torch.optim.SGD(
-        [p for _, p in trained_parameters(resident.model)], lr=study.federation.client_lr
-    )
-    privacy = study.privacy
-    plan = RoundPlan(
-        run="benchmark",
-        round=1,
-        study=study,
-        noise_multiplier=1.0 if mode == "local" else None,
-        parameters_sha256="0" * 64,
-    )
-    gradient: StepGradient
-    if isinstance(privacy, LocalPrivacyPlan):
-        random = SecureRandom()
-        mechanism = LatticeGaussian(
-            l2_clip_norm=privacy.l2_clip_norm,
-            noise_multiplier=1.0,
-            dimension=parameters,
-            source=random,
-        )
-        gradient = PrivateStepGradient(
-            resident,
-            source,
-            plan,
-            privacy,
-            mechanism,
-            random,
-            site="benchmark",
-            declared_records=batch,
-        )
-    else:
-        gradient = PlainStepGradient(resident, source, plan, privacy, site="benchmark")
+    site = replace(sites.open(0), source=source, declared_records=batch)
+    kept: list[tuple[ResidentModel, StepGradient]] = []
+
+    def keep(
+        resident: ResidentModel,
+        parameters: ParameterVector,
+        federation: FederationPlan,  # noqa: ARG001 - the signature of local_update
+        gradient: StepGradient,
+    ) -> TrainReply:
+        kept.append((resident, gradient))
+        return TrainReply(np.zeros_like(parameters))
+
+    names = vars(client_site)
+    local_update, names["local_update"] = names["local_update"], keep
+    try:
+        site.answer(_request(study.travelling()))
+    finally:
+        names["local_update"] = local_update
+        sites.close()  # a step has no use for the ledger
+    [(resident, gradient)] = kept
+    parameters = [p for _, p in trained_parameters(resident.model)]
+    optimizer = torch.optim.SGD(parameters, lr=study.federation.client_lr)
 
     def step() -> None:
         gradient.fill()
         optimizer.step()
 
-    return step, parameters
+    return step, sum(p.numel() for p in parameters)
+
+
+def _request(study: Study) -> TrainRequest:
+    parameters = flatten_parameters(build_model(study, PluginTable())[0])
+    plan = RoundPlan(
+        run="benchmark",
+        round=1,
+        study=study,
+        noise_multiplier=calibrate(study).noise_multiplier,
+        parameters_sha256=parameters_sha256(parameters),
+    )
+    return TrainRequest(plan, parameters)
 
 
 def _seconds(step: Callable[[], None]) -> float:

@@ -34,6 +34,7 @@ SAMPLES: TypeAdapter[Samples] = TypeAdapter(Samples)
 _TIMEOUT_S = 1800.0
 _TIME_TO_END_S = 10.0  # for a child that was interrupted too, and is cleaning up
 _LINES_SHOWN = 15
+_RUNS = Path("runs")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -143,6 +144,14 @@ class Track:
             yield
         seconds = time.monotonic() - started
         self._console.print(f"{self._benchmark}: {what} [dim]({seconds:.1f} s)[/]")
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder beside real runs, so that the disk is the same, that is gone afterwards."""
+    _RUNS.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=_RUNS) as folder:
+        yield Path(folder)
 
 
 def in_fresh_process(case: str, **arguments: str | int) -> Samples:

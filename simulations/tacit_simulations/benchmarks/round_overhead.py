@@ -12,10 +12,7 @@ the disk takes for such writes is reported first.
 """
 
 import importlib.util
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -45,7 +42,13 @@ from tacit_server.checkpoint import CheckpointStore
 from tacit_server.run import Coordinator, RunFolder
 from tacit_server.run_log import LoggedEvent, Progress, RoundFinished, RunLog, RunStarted
 from tacit_server.strategies import MomentumStrategy
-from tacit_simulations.benchmarks.measure import Samples, Stages, Track, in_fresh_process
+from tacit_simulations.benchmarks.measure import (
+    Samples,
+    Stages,
+    Track,
+    in_fresh_process,
+    scratch_folder,
+)
 from tacit_simulations.benchmarks.record import Figure, exact, median, summarise
 from tacit_simulations.benchmarks.studies import Mode, vit_study
 from tacit_simulations.engine import InProcessGrid, RayOptions, run_in_process, run_on_ray
@@ -57,7 +60,6 @@ Engine = Literal["in-process", "ray"]
 TARGET_MS = 5.0
 """The most that a site and round may cost in the in-process engine at 1 M parameters."""
 
-_SCRATCH = Path("runs")  # where real runs are written, so that a disk sync costs the same
 _UPDATE_STDDEV = 1e-4
 _DISK_WRITES = 20
 
@@ -118,7 +120,7 @@ FULL = Plan(
 
 def measure(plan: Plan, track: Track) -> list[Figure]:
     """Cost per round and per site of every case, with its stages."""
-    with track.measuring("the disk"), _scratch_folder() as folder:
+    with track.measuring("the disk"), scratch_folder() as folder:
         disk = in_fresh_process("round_overhead:disk_times", size=plan.size, folder=str(folder))
     parameters = int(disk.pop("parameters")[0])
     figures = []
@@ -128,7 +130,7 @@ def measure(plan: Plan, track: Track) -> list[Figure]:
         if case.engine == "ray" and importlib.util.find_spec("ray") is None:
             with track.measuring(f"{case.condition}: left out, Ray is not installed"):
                 continue
-        with track.measuring(case.condition), _scratch_folder() as folder:
+        with track.measuring(case.condition), scratch_folder() as folder:
             samples = in_fresh_process(
                 "round_overhead:round_times",
                 engine=case.engine,
@@ -288,15 +290,9 @@ def _figures(samples: Samples, case: Case, condition: str) -> list[Figure]:
         growing = [(r - f) / case.sites for r, f in zip(ms("round"), fixed, strict=True)]
         figures += summarise(f"{whole}: once, whatever the sites", fixed, "ms", condition)
         figures += summarise(f"{per_site}: beyond what is done once", growing, "ms", condition)
-    figures += sorted(map(of_stage, stages), key=lambda figure: -figure.value)
+    # What is done once a round first, and within both the longest first.
+    longest = sorted(map(of_stage, stages), key=lambda figure: -figure.value)
+    figures += sorted(longest, key=lambda figure: figure.name.startswith(per_site))
     figures.append(exact("first round", ms("first round")[0], "ms", "one run", condition))
     figures.append(exact("start and meeting the sites", ms("start")[0], "ms", "one run", condition))
     return figures
-
-
-@contextmanager
-def _scratch_folder() -> Iterator[Path]:
-    """A folder beside real runs that is gone afterwards."""
-    _SCRATCH.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=_SCRATCH) as folder:
-        yield Path(folder)
