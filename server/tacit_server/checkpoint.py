@@ -77,7 +77,14 @@ class CheckpointStore:
         blank = header.model_dump_json().encode()
         header = header.model_copy(update={"sha256": _checksum(blank, body)})
         path = self._directory / f"round-{state.round:06d}.ckpt"
-        write_atomically(path, header.model_dump_json().encode(), b"\n", body)
+        try:
+            write_atomically(path, header.model_dump_json().encode(), b"\n", body)
+        except OSError as error:
+            raise CheckpointError(
+                f"checkpoint '{path.name}' cannot be written",
+                why=error.strerror or type(error).__name__,
+                fix="make room in the run's folder, then resume: nothing is lost",
+            ) from None
         for stale in self._paths()[:-2]:
             stale.unlink()
 

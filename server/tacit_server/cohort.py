@@ -7,8 +7,8 @@ import numpy as np
 from tacit_common.errors import QuorumError
 from tacit_common.study import FederationPlan
 from tacit_common.training import seeded_generator
-from tacit_common.wire import DescribeRequest, SiteDescription
-from tacit_server.exchange import Exchange
+from tacit_common.wire import DescribeRequest, Refusal, SiteDescription
+from tacit_server.exchange import Exchange, Failure
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,24 @@ def meet_sites(exchange: Exchange, timeout_s: float) -> list[Participant]:
         QuorumError: nobody answers, or two sites use one name.
     """
     nodes = exchange.node_ids()
-    participants = [
-        Participant(answer.node_id, answer.reply.site, answer.reply.declared_records)
-        for answer in exchange.ask(nodes, DescribeRequest(), timeout_s)
-        if isinstance(answer.reply, SiteDescription)
-    ]
+    participants: list[Participant] = []
+    reasons: set[str] = set()
+    for answer in exchange.ask(nodes, DescribeRequest(), timeout_s):
+        match answer.reply:
+            case SiteDescription(site=site, declared_records=declared):
+                participants.append(Participant(answer.node_id, site, declared))
+            case Refusal(code=code):
+                reasons.add(code.value)
+            case Failure() as failure:
+                reasons.add(failure.value)
+            case _:
+                reasons.add(Failure.UNUSABLE_REPLY.value)
     names = [participant.site for participant in participants]
     if not names:
+        said = f" ({', '.join(sorted(reasons))})" if reasons else ""
         raise QuorumError(
             "no site answers",
-            why=f"{len(nodes)} nodes are connected and none described itself",
+            why=f"{len(nodes)} nodes are connected and none described itself{said}",
             fix="start the sites and look at their logs",
         )
     if len(set(names)) < len(names):

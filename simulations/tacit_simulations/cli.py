@@ -40,8 +40,11 @@ SetOption = Annotated[
 
 
 def main() -> None:
-    """Entry point of the `tacit` command."""
-    sys.exit(run_command(lambda: app(standalone_mode=False)))
+    """Entry point of the `tacit` command; `--debug` may stand anywhere."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    if len(arguments) < len(sys.argv) - 1:
+        ask_for_tracebacks()
+    sys.exit(run_command(lambda: app(arguments, standalone_mode=False)))
 
 
 def _version(wanted: bool) -> None:
@@ -53,13 +56,11 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
-    version: Annotated[  # noqa: ARG001 - handled by its callback
+    version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Options that every command takes."""
-    if debug:
-        ask_for_tracebacks()
 
 
 @app.command()
@@ -106,6 +107,7 @@ def simulate(
         resolved = _load(study or "digits", set_)
         check(resolved)  # before a folder is made
         folder = new_folder(resolved, out)
+        resolved = read_folder(folder)
     ray = RayOptions(address=ray_address) if engine == "ray" else None
     try:
         with _display(resolved, plain=plain, json_=json_) as display:

@@ -63,7 +63,7 @@ def new_folder(study: StudyFile, out: Path | None) -> Path:
             fix="give another --out, or go on with a run by --resume",
         )
     try:
-        write_atomically(folder / STUDY, study.to_toml().encode())
+        write_atomically(folder / STUDY, _with_whole_path(study).to_toml().encode())
     except OSError as error:
         raise UsageError(
             f"cannot write to '{folder}'",
@@ -71,6 +71,15 @@ def new_folder(study: StudyFile, out: Path | None) -> Path:
             fix="give an --out that can be written",
         ) from None
     return folder
+
+
+def _with_whole_path(study: StudyFile) -> StudyFile:
+    """The study with its data's path made absolute, so that it resumes from anywhere."""
+    plan = study.simulation
+    if plan is None or not Path(plan.dataset).exists():
+        return study
+    whole = plan.model_copy(update={"dataset": str(Path(plan.dataset).absolute())})
+    return study.model_copy(update={"simulation": whole})
 
 
 def read_folder(folder: Path) -> StudyFile:

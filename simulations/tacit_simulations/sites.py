@@ -17,7 +17,7 @@ from tacit_client.outbox import Outbox
 from tacit_client.policy import SitePolicy
 from tacit_client.site import Site
 from tacit_common.encoders import image_shape
-from tacit_common.errors import StudyError, UsageError
+from tacit_common.errors import CheckpointError, StudyError, UsageError
 from tacit_common.files import write_atomically
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy.noise import SecureRandom
@@ -52,19 +52,30 @@ class SimulatedSites:
             StudyError: it cannot be dealt out to so many sites.
         """
         data = self._images()
-        if not self._partition_path.exists():
-            train = data.train
-            # Without labels every record counts as of one class: skew has no meaning then.
-            labels = (
-                train.labels
-                if isinstance(train, LabeledArraySource)
-                else np.zeros(len(train), dtype=np.int64)
-            )
-            shares = partition(labels, self.plan.partition, self.plan.sites, self.study.seed)
-            buffer = io.BytesIO()
-            np.savez(buffer, *shares)
-            write_atomically(self._partition_path, buffer.getvalue())
+        if self._partition_path.exists():
+            self._check_partition()
+            return data
+        train = data.train
+        # Without labels every record counts as of one class: skew has no meaning then.
+        labels = (
+            train.labels
+            if isinstance(train, LabeledArraySource)
+            else np.zeros(len(train), dtype=np.int64)
+        )
+        shares = partition(labels, self.plan.partition, self.plan.sites, self.study.seed)
+        buffer = io.BytesIO()
+        np.savez(buffer, *shares, plan=np.array(self.plan.model_dump_json()))
+        write_atomically(self._partition_path, buffer.getvalue())
         return data
+
+    def _check_partition(self) -> None:
+        with np.load(self._partition_path, allow_pickle=False) as shares:
+            if str(shares["plan"]) != self.plan.model_dump_json():
+                raise CheckpointError(
+                    "the sites in this folder are those of another simulation",
+                    why="[simulation] in study.toml has changed since the data was dealt out",
+                    fix="restore study.toml, or start a new run",
+                )
 
     def open(self, index: int) -> Site:
         """The site with this number, its ledger verified; the last few stay open."""

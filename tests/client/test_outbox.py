@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from tacit_client.outbox import Outbox
-from tacit_common.errors import LedgerError
-from tacit_common.wire import ProbeReply, TrainReply
+from tacit_common.errors import LedgerError, RefusalCode
+from tacit_common.wire import ProbeReply, Refusal, TrainReply
 
 KEY, NEXT = "a" * 64, "b" * 64
 
@@ -57,6 +57,12 @@ def test_statistics_come_back_as_statistics(folder: Path) -> None:
     assert isinstance(reply, ProbeReply)
     assert reply.statistics.dtype == np.float64
     assert reply.statistics.tobytes() == statistics.tobytes()
+
+
+@pytest.mark.parametrize("code", RefusalCode)
+def test_a_failure_comes_back_as_its_code(folder: Path, code: RefusalCode) -> None:
+    Outbox(folder).store(KEY, Refusal(code=code))
+    assert Outbox(folder).find(KEY) == Refusal(code=code)
 
 
 def test_a_reply_is_found_under_its_own_key_alone(folder: Path) -> None:

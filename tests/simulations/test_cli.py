@@ -255,7 +255,6 @@ def test_debug_shows_a_traceback_before_the_same_error(
     assert "  fix: " in error
 
 
-@pytest.mark.xfail(raises=AssertionError, reason="--debug is known before the command alone")
 def test_debug_may_stand_at_the_end_as_the_error_invites_to_write_it(
     world: Path, tacit: Tacit
 ) -> None:
