@@ -318,7 +318,7 @@ class SimulationPlan(_Plan):
         default=1,
         ge=1,
         description="CPU threads of torch. Fixed by the study, not by the machine, because sums "
-        "of floats depend on it: the same study gives the same encoder everywhere.",
+        "of floats depend on it: without privacy, one study gives one encoder everywhere.",
     )
 
 
@@ -329,7 +329,9 @@ class Study(_Plan):
     """The part of a study that travels to every site."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60, description="Short name.")
-    seed: int = Field(ge=0, lt=2**31, description="Seed of everything but noise and sampling.")
+    seed: int = Field(
+        ge=0, lt=2**31, description="Seed of all that is not secret."
+    )
     encoder: EncoderPlan
     objective: ObjectivePlan
     views: ViewsPlan = ViewsPlan()

@@ -41,7 +41,8 @@ from tacit_simulations.sites import SimulatedSites
 
 _SAMPLER = (
     "Poisson sampling: every record joins every step by its own coin flip, from an AES-256 "
-    "generator keyed by the operating system; an empty sample still adds noise and steps"
+    "generator keyed by the operating system; views are drawn from it too; an empty sample still "
+    "adds noise and steps"
 )
 _NOISE = (
     "Gaussian noise from an AES-256 generator keyed by the operating system, added to a "

@@ -108,13 +108,12 @@ def test_rate_one_takes_everybody_and_an_empty_population_gives_an_empty_sample(
 def test_a_secret_generator_is_torchs_mersenne_twister_with_a_secret_state() -> None:
     """As numpy runs the same algorithm from the same 624 words."""
     words = np.floor(InsecureSeededRandom(3, insecure_rng=True).uniform(624) * 2.0**32)
-    twister = np.random.MT19937()
-    state = {"key": words.astype(np.uint32), "pos": 624}
-    twister.state = {"bit_generator": "MT19937", "state": state}
-    expected = twister.random_raw(2000) % 2**31
+    twister = np.random.RandomState()
+    twister.set_state(("MT19937", words.astype(np.uint32), 624))
+    outputs = np.frombuffer(twister.bytes(4 * 2000), dtype="<u4")
     generator = secret_generator(InsecureSeededRandom(3, insecure_rng=True))
-    drawn = torch.randint(2**31, (2000,), generator=generator)
-    assert np.array_equal(drawn.numpy(), expected.astype(np.int64))
+    drawn = torch.rand(2000, generator=generator).numpy()
+    assert np.array_equal(drawn, (outputs % 2**24) / 2**24)  # what a float32 holds of a word
 
 
 def test_no_seed_repeats_the_views_of_a_step() -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
@@ -711,6 +712,33 @@ def test_a_round_in_which_nobody_was_sampled_still_sends_noise(
     reply = make_site(source=Watched([])).answer(train_request(study))
     assert isinstance(reply, TrainReply)
     assert (reply.update != 0).mean() > 0.99
+
+
+class Lending(Watched):
+    """Counts how many of the records that it gave are still in memory."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.alive, self.most = 0, 0
+
+    def __getitem__(self, index: int) -> Tensor:
+        record = super().__getitem__(index).clone()
+        self.alive += 1
+        self.most = max(self.most, self.alive)
+        weakref.finalize(record, self._forget)
+        return record
+
+    def _forget(self) -> None:
+        self.alive -= 1
+
+
+def test_no_more_records_are_in_memory_than_the_physical_batch(
+    make_site: MakeSite, study: Study, train_request: Ask
+) -> None:
+    source = Lending()
+    site = dataclasses.replace(make_site(source=source), physical_batch=4)
+    site.answer(train_request(study))
+    assert 0 < source.most <= 2 * 4  # those in work, and those that are read meanwhile
 
 
 def test_a_probe_of_a_site_without_labels_is_refused_and_costs_nothing(

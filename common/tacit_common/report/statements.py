@@ -30,6 +30,8 @@ LOCAL_NOT_COVERED = (
     "simply k times ε, but more.",
     "What a site makes known on purpose: its name, its declared number of records, that it took "
     "part, and when it answered.",
+    "The last bits of floating-point gradients. They are formed for many records at once, and a "
+    "server that crafts parameters to blow rounding up is not excluded by the proof.",
     "Other uses of the same records: earlier runs, or trials of other settings, that are not in "
     "the ledgers behind these figures.",
 )

@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from tacit_common.cli import run_command
+from tacit_common.cli import ask_for_tracebacks, run_command
 from tacit_common.files import write_atomically
 from tacit_simulations.benchmarks.measure import SAMPLES
 
@@ -19,4 +19,5 @@ def main(case: str, arguments: str, result: str) -> None:
 
 
 if __name__ == "__main__":
+    ask_for_tracebacks()  # they go to the log, whose end a failure shows
     sys.exit(run_command(lambda: main(*sys.argv[1:4])))

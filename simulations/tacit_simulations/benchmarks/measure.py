@@ -33,7 +33,7 @@ SAMPLES: TypeAdapter[Samples] = TypeAdapter(Samples)
 
 _TIMEOUT_S = 1800.0
 _TIME_TO_END_S = 10.0  # for a child that was interrupted too, and is cleaning up
-_LINES_SHOWN = 15
+_LINES_SHOWN = 20
 _RUNS = Path("runs")
 
 P = ParamSpec("P")
