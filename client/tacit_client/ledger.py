@@ -82,17 +82,20 @@ class Ledger:
         LedgerError: the file cannot be opened, or its chain is broken.
     """
 
-    def __init__(self, path: Path, *, site: str) -> None:
+    def __init__(self, path: Path, *, site: str, survive_power_loss: bool = True) -> None:
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(path, isolation_level=None, timeout=30.0)
             self._database.execute("PRAGMA journal_mode = WAL")
-            # FULL: a reserve has reached the disk before any record is read.
-            self._database.execute("PRAGMA synchronous = FULL")
-            self._database.executescript(_SCHEMA)
+            # FULL: a reserve has reached the disk before any record is read. NORMAL is
+            # enough where only the process can die, as in a simulation.
+            level = "FULL" if survive_power_loss else "NORMAL"
+            self._database.execute(f"PRAGMA synchronous = {level}")
+            if not self._database.execute("PRAGMA table_info(entries)").fetchone():
+                self._database.executescript(_SCHEMA)
             with self._transaction():
-                if not self._rows():
+                if not self._database.execute("SELECT 1 FROM entries LIMIT 1").fetchone():
                     self._append("GENESIS", {"site": site, "format": 1})
         except (sqlite3.Error, OSError) as error:
             raise _unusable(path, type(error).__name__) from None

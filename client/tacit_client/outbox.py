@@ -30,8 +30,9 @@ _SUFFIXES = {
 class Outbox:
     """Stored replies of one site, in a folder of their own."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, survive_power_loss: bool = True) -> None:
         self._directory = directory
+        self._survive_power_loss = survive_power_loss
 
     def find(self, key: str) -> PaidAnswer | None:
         """The reply that was stored for a request, or None.
@@ -50,7 +51,7 @@ class Outbox:
                         fix="restore the site's folder from a backup",
                     ) from None
                 if reply_type is Refusal:
-                    return Refusal(code=RefusalCode(str(array)))
+                    return Refusal(code=RefusalCode(str(array.item())))
                 return TrainReply(array) if reply_type is TrainReply else ProbeReply(array)
         return None
 
@@ -72,9 +73,7 @@ class Outbox:
             kept = sorted(self._directory.glob("*.npy"))  # by number: the oldest first
             number = int(kept[-1].name.partition("-")[0]) + 1 if kept else 0
             path = self._directory / f"{number:08d}-{key}{_SUFFIXES[type(reply)]}"
-            buffer = io.BytesIO()
-            np.save(buffer, array, allow_pickle=False)
-            write_atomically(path, buffer.getvalue())
+            write_atomically(path, *_npy_parts(array), survive_power_loss=self._survive_power_loss)
             for stale in [*kept, path][:-_KEPT]:
                 stale.unlink()
         except OSError as error:
@@ -83,3 +82,12 @@ class Outbox:
                 why=error.strerror or type(error).__name__,
                 fix="check that the site's folder is writable and has space",
             ) from None
+
+
+def _npy_parts(array: NDArray[np.generic]) -> tuple[bytes, memoryview]:
+    """An array as a .npy file: its header, and its bytes without a copy."""
+    whole = np.ascontiguousarray(array)
+    header = io.BytesIO()
+    description = np.lib.format.header_data_from_array_1_0(whole)
+    np.lib.format.write_array_header_1_0(header, description)
+    return header.getvalue(), whole.data

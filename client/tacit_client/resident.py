@@ -9,6 +9,7 @@ from tacit_client.dp_sgd import PerUnitGradients
 from tacit_common.model import build_model
 from tacit_common.objectives.contract import Objective, PretrainModel
 from tacit_common.plugins import PluginTable
+from tacit_common.privacy.plan import PrivacySchedule, calibrate
 from tacit_common.study import Study
 
 
@@ -16,8 +17,14 @@ from tacit_common.study import Study
 class ResidentModel:
     """A study's model and objective; its parameters are those of the request in work."""
 
+    study: Study
     model: PretrainModel
     objective: Objective
+
+    @cached_property
+    def schedule(self) -> PrivacySchedule:
+        """What the study itself plans to release, and with how much noise."""
+        return calibrate(self.study)
 
     @cached_property
     def per_unit_gradients(self) -> PerUnitGradients:
@@ -37,7 +44,7 @@ def resident_model(study: Study, plugins: PluginTable, device: torch.device) -> 
     key = (study.digest(), tuple(sorted(plugins.targets.items())), str(device))
     if key not in _resident:
         model, objective = build_model(study, plugins)
-        built = ResidentModel(model.to(device), objective)
+        built = ResidentModel(study, model.to(device), objective)
         _resident.clear()
         _resident[key] = built
     return _resident[key]

@@ -30,7 +30,7 @@ from tacit_common.privacy.events import (
     PrivacyEvent,
 )
 from tacit_common.privacy.noise import LatticeGaussian, RandomSource
-from tacit_common.privacy.plan import calibrate
+from tacit_common.privacy.plan import PrivacySchedule
 from tacit_common.privacy.separability import require_legal
 from tacit_common.study import LocalPrivacyPlan, Study
 from tacit_common.training import trained_parameters
@@ -147,7 +147,7 @@ class Site:
         key = plan.key()
         resident = self._resident(plan.study)
         _check_fits(request, resident)
-        _check_noise(plan)
+        _check_noise(plan, resident.schedule)
         if isinstance(plan.study.privacy, LocalPrivacyPlan):
             required_image_shape(plan.study.encoder)
         if isinstance(request, ProbeRequest):
@@ -258,7 +258,7 @@ def _check_fits(request: TrainRequest | ProbeRequest, resident: ResidentModel) -
             raise _unfit("the probe's basis is not finite")
 
 
-def _check_noise(plan: RoundPlan | ProbePlan) -> None:
+def _check_noise(plan: RoundPlan | ProbePlan, schedule: PrivacySchedule) -> None:
     """Refuse less noise, or other releases, than the study itself plans.
 
     The cap composes what is reserved as a plan that was fixed in advance. A server that
@@ -268,7 +268,6 @@ def _check_noise(plan: RoundPlan | ProbePlan) -> None:
     Raises:
         SiteRefusal: the plan is not one of the study's own, or has too little noise.
     """
-    schedule = calibrate(plan.study)
     if isinstance(plan, RoundPlan):
         planned, wanted = schedule.noise_multiplier, plan.round <= schedule.rounds
     else:

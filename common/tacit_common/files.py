@@ -4,8 +4,13 @@ import os
 from pathlib import Path
 
 
-def write_atomically(path: Path, *parts: bytes) -> None:
+def write_atomically(
+    path: Path, *parts: bytes | memoryview, survive_power_loss: bool = True
+) -> None:
     """Write `parts` to `path`: a temporary file, fsync, rename, fsync of the folder.
+
+    Without `survive_power_loss` it is not flushed to the disk: that survives the process
+    being killed, at a tenth of the time.
 
     Raises:
         OSError: it cannot be written; `path` is as it was.
@@ -16,11 +21,14 @@ def write_atomically(path: Path, *parts: bytes) -> None:
         with temporary.open("wb") as file:
             for part in parts:
                 file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
+            if survive_power_loss:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    if not survive_power_loss:
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

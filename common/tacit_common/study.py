@@ -329,9 +329,7 @@ class Study(_Plan):
     """The part of a study that travels to every site."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60, description="Short name.")
-    seed: int = Field(
-        ge=0, lt=2**31, description="Seed of all that is not secret."
-    )
+    seed: int = Field(ge=0, lt=2**31, description="Seed of all that is not secret.")
     encoder: EncoderPlan
     objective: ObjectivePlan
     views: ViewsPlan = ViewsPlan()

@@ -118,6 +118,7 @@ def _mean_update(
     """Weighted mean of the usable updates, summed in the order of the cohort."""
     study = federation.study
     total: NDArray[np.float64] = np.zeros(len(request.parameters))
+    weighted = np.empty_like(total)
     total_weight = 0.0
     losses: list[float] = []
     tally = Tally()
@@ -131,7 +132,7 @@ def _mean_update(
             tally.failed[participant.site] = reply
             continue
         weight = weight_of(participant, study.federation)
-        total += weight * reply.update
+        total += np.multiply(reply.update, weight, out=weighted)
         total_weight += weight
         tally.answered.append(participant.site)
         if reply.train_loss is not None:
@@ -146,7 +147,9 @@ def _usable(answer: Answer, *, expected_size: int) -> TrainReply | str:
         case TrainReply(update=update) as reply:
             if len(update) != expected_size:
                 return Failure.UNUSABLE_REPLY
-            return reply if np.isfinite(update).all() else Failure.NON_FINITE_UPDATE
+            # A float64 sum of float32 values cannot overflow, and keeps a NaN or infinity.
+            finite = math.isfinite(update.sum(dtype=np.float64))
+            return reply if finite else Failure.NON_FINITE_UPDATE
         case Refusal(code=code):
             return code.value
         case Failure() as failure:

@@ -42,7 +42,7 @@ from tacit_server.strategies import build_strategy
 from tacit_server.warm_start import warm_start
 
 _CPU = torch.device("cpu")
-_PUBLIC_LOSS_IMAGES = 64  # cheap enough for every round, and always the same ones
+_PUBLIC_LOSS_IMAGES = 32  # cheap enough for every round, and always the same ones
 
 
 @dataclass(frozen=True)

@@ -91,8 +91,9 @@ class SimulatedSites:
             source=self._images().train.take(self._share(index)),
             declared_records=self.plan.declared_records,
             policy=_policy(self.study),
-            ledger=Ledger(directory / "ledger.db", site=self.name(index)),
-            outbox=Outbox(directory / "outbox"),
+            # One machine holds all sites: what it loses in a power cut, it loses whole.
+            ledger=Ledger(directory / "ledger.db", site=self.name(index), survive_power_loss=False),
+            outbox=Outbox(directory / "outbox", survive_power_loss=False),
             plugins=PluginTable(self.study.plugins),
             random=SecureRandom(),
             device=training_device(self.plan),
@@ -115,9 +116,7 @@ class SimulatedSites:
         return self.folder / "sites" / "partition.npz"
 
     def _share(self, index: int) -> NDArray[np.int64]:
-        with np.load(self._partition_path, allow_pickle=False) as shares:
-            share: NDArray[np.int64] = shares[f"arr_{index}"]
-        return share
+        return _shares(self._partition_path)[f"arr_{index}"]
 
     def _images(self) -> LabeledImages:
         shape = image_shape(self.study.encoder)
@@ -148,6 +147,13 @@ def _keep_log(path: Path) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     logger.propagate = False
+
+
+@lru_cache(maxsize=1)
+def _shares(path: Path) -> dict[str, NDArray[np.int64]]:
+    """Which records each site holds, once a process."""
+    with np.load(path, allow_pickle=False) as shares:
+        return {name: shares[name] for name in shares.files if name != "plan"}
 
 
 @lru_cache(maxsize=1)

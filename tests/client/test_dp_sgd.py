@@ -230,6 +230,29 @@ def test_a_gradient_is_the_same_to_the_last_bit_wherever_its_record_stands(
     assert torch.equal(rows(company)[-1], there[0])
 
 
+class Sizes(ViewsOfContent):
+    """Notes how many rows the model is called with."""
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__(objective)
+        self.seen: list[int] = []
+
+    def loss(self, model: PretrainModel, views: Views) -> Tensor:
+        self.seen.append(len(views[0]))
+        return super().loss(model, views)
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 30])
+def test_the_model_never_sees_how_many_records_were_drawn(
+    make_study: Callable[..., Study], size: int
+) -> None:
+    gradients = Gradients.of(make_study(), wrap=Sizes)
+    total = clipped(gradients, images(size), chunk=8)
+    assert isinstance(gradients.objective, Sizes)
+    assert gradients.objective.seen == [8] * math.ceil(size / 8)
+    assert_close(total, slow_clipped_sum(gradients, images(size)))  # and the filling adds nothing
+
+
 @pytest.mark.parametrize("size", [1, 64])
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf, 3e38])
 def test_a_record_that_is_not_finite_contributes_exactly_zero(

@@ -90,7 +90,7 @@ def test_a_reply_that_cannot_be_stored_leaves_the_one_before(
     outbox = Outbox(folder)
     outbox.store(KEY, update())
 
-    def full(path: Path, *parts: bytes) -> None:
+    def full(path: Path, *parts: bytes, **options: bool) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tacit_client.outbox.write_atomically", full)

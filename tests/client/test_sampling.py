@@ -109,7 +109,7 @@ def test_a_secret_generator_is_torchs_mersenne_twister_with_a_secret_state() -> 
     """As numpy runs the same algorithm from the same 624 words."""
     words = np.floor(InsecureSeededRandom(3, insecure_rng=True).uniform(624) * 2.0**32)
     twister = np.random.RandomState()
-    twister.set_state(("MT19937", words.astype(np.uint32), 624))
+    twister.set_state(("MT19937", words.astype(np.uint32), 624, 0, 0.0))
     outputs = np.frombuffer(twister.bytes(4 * 2000), dtype="<u4")
     generator = secret_generator(InsecureSeededRandom(3, insecure_rng=True))
     drawn = torch.rand(2000, generator=generator).numpy()

@@ -204,15 +204,23 @@ def test_as_many_steps_are_noised_as_the_ledger_says(
     assert Counting.calls == event.steps == 5
 
 
+class NobodyJoins(SecureRandom):
+    """Every coin of the Poisson sample shows tails."""
+
+    def bernoulli(self, n: int, p: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        return np.zeros(n, dtype=np.bool_)
+
+
 def test_an_update_carries_the_noise_that_was_charged(
     make_site: MakeSite, make_study: MakeStudy, train_request: Ask
 ) -> None:
-    study = make_study("privacy.sampling_rate=1e-12", "federation.local_steps=1")
-    reply = make_site().answer(train_request(study, noise_multiplier=2.5))
+    study = make_study("federation.local_steps=1")
+    site = make_site(random=NobodyJoins())
+    reply = site.answer(train_request(study, noise_multiplier=2.5))
     assert isinstance(reply, TrainReply)
-    client_lr, batch, clip_norm = 0.1, 30 * 1e-12, 0.5
+    client_lr, batch, clip_norm = 0.1, 30 * 0.25, 0.5
     stddev = float(reply.update.std()) * batch / client_lr
-    # Nobody was sampled, so it is noise alone; 6 standard errors of 4,856 draws are 6 %.
+    # It is noise alone; 6 standard errors of 4,856 draws are 6 %.
     assert stddev == pytest.approx(2.5 * clip_norm * (1 + 1 / 64), rel=0.06)
 
 
@@ -650,6 +658,27 @@ def test_no_seed_controls_the_noise_of_an_update(
     assert updates[0] != updates[1]
 
 
+class OnlyViewsAreRandom(SecureRandom):
+    """Everybody joins and nothing is noised: what is left to chance are the views."""
+
+    def bernoulli(self, n: int, p: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        return np.ones(n, dtype=np.bool_)
+
+    def gaussian(self, n: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        return np.zeros(n)
+
+
+def test_no_seed_that_a_server_knows_controls_the_views_of_a_record(
+    make_site: MakeSite, study: Study, train_request: Ask
+) -> None:
+    """In the order of the sample, known views would tell how many records stand before one."""
+    site, updates = make_site(random=OnlyViewsAreRandom()), []
+    for run in ("one", "two"):
+        torch.manual_seed(0)
+        updates.append(update_of(site, train_request(study, run=run)))
+    assert updates[0] != updates[1]
+
+
 def test_without_privacy_an_update_is_a_function_of_the_study_and_the_site(
     make_site: MakeSite, make_study: MakeStudy, no_privacy: str, train_request: Ask
 ) -> None:
@@ -706,12 +735,13 @@ def test_a_training_loss_leaves_without_privacy_only(
 
 
 def test_a_round_in_which_nobody_was_sampled_still_sends_noise(
-    make_site: MakeSite, make_study: MakeStudy, train_request: Ask
+    make_site: MakeSite, study: Study, train_request: Ask, journal: list[str]
 ) -> None:
-    study = make_study("privacy.sampling_rate=1e-12")
-    reply = make_site(source=Watched([])).answer(train_request(study))
+    site = make_site(source=Watched(journal), random=NobodyJoins())
+    reply = site.answer(train_request(study))
     assert isinstance(reply, TrainReply)
     assert (reply.update != 0).mean() > 0.99
+    assert "read" not in journal
 
 
 class Lending(Watched):
