@@ -154,6 +154,9 @@ def run_on_ray(
 ) -> ResultT:
     """Run the server in this process and the sites in Ray's, by Flower's simulation engine.
 
+    Ray listens on every interface of the machine, and has no authentication of its own:
+    use it behind a firewall. (It replaces 127.0.0.1 by the machine's address.)
+
     Raises:
         UsageError: Ray is not installed.
     """
@@ -174,11 +177,8 @@ def run_on_ray(
             time.sleep(_CONNECT_POLL_S)
         results.append(coordinate(exchange))
 
-    # A machine of its own listens on loopback only; Ray would take every interface.
     init_args: dict[str, ConfigRecordValues] = (
-        {"_node_ip_address": "127.0.0.1"}
-        if options.address is None
-        else {"address": options.address}
+        {} if options.address is None else {"address": options.address}
     )
     run_simulation(
         server_app=make_server_app(coordinate_when_connected),
