@@ -84,6 +84,7 @@ class Ledger:
 
     def __init__(self, path: Path, *, site: str, survive_power_loss: bool = True) -> None:
         self._path = path
+        self._site = site
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(path, isolation_level=None, timeout=30.0)
@@ -234,6 +235,12 @@ class Ledger:
                     why="a row does not follow from the one before it",
                     fix="restore the ledger from a backup; do not delete it: what was spent "
                     "stays spent",
+                )
+            if entry.kind == "GENESIS" and json.loads(entry.payload).get("site") != self._site:
+                raise LedgerError(
+                    f"the ledger '{self._path.name}' is not that of site '{self._site}'",
+                    why="its first row names another site",
+                    fix="give every site a folder of its own",
                 )
             if entry.kind == "RESERVE":
                 charge = self._charge_of(entry)

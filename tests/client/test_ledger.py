@@ -362,3 +362,9 @@ def test_after_any_kill_every_release_has_a_reserve_and_the_chain_holds(
     assert releases <= reserved
     commits = sum(entry.kind == "COMMIT" for entry in entries)
     assert len(reserved) - 60 <= commits <= len(releases)
+
+
+def test_the_ledger_of_another_site_is_refused(path: Path) -> None:
+    Ledger(path, site=SITE).close()
+    with pytest.raises(LedgerError, match="not that of site"):
+        Ledger(path, site="another")
