@@ -118,7 +118,6 @@ def _mean_update(
     """Weighted mean of the usable updates, summed in the order of the cohort."""
     study = federation.study
     total: NDArray[np.float64] = np.zeros(len(request.parameters))
-    weighted = np.empty_like(total)
     total_weight = 0.0
     losses: list[float] = []
     tally = Tally()
@@ -132,7 +131,7 @@ def _mean_update(
             tally.failed[participant.site] = reply
             continue
         weight = weight_of(participant, study.federation)
-        total += np.multiply(reply.update, weight, out=weighted)
+        total += np.multiply(reply.update, weight, dtype=np.float64)
         total_weight += weight
         tally.answered.append(participant.site)
         if reply.train_loss is not None:
@@ -147,9 +146,7 @@ def _usable(answer: Answer, *, expected_size: int) -> TrainReply | str:
         case TrainReply(update=update) as reply:
             if len(update) != expected_size:
                 return Failure.UNUSABLE_REPLY
-            # A float64 sum of float32 values cannot overflow, and keeps a NaN or infinity.
-            finite = math.isfinite(update.sum(dtype=np.float64))
-            return reply if finite else Failure.NON_FINITE_UPDATE
+            return reply if np.isfinite(update).all() else Failure.NON_FINITE_UPDATE
         case Refusal(code=code):
             return code.value
         case Failure() as failure:
