@@ -78,8 +78,9 @@ class Site:
         """Do what the server asks, if the policy and the ledger allow it.
 
         Raises:
-            SiteRefusal: they do not; nothing was read.
-            TacitError: the work failed; nothing leaves.
+            SiteRefusal: they do not, and nothing was read; or the private work failed, and
+                its code is the answer.
+            TacitError: work without privacy failed; nothing leaves.
         """
         match request:
             case DescribeRequest():

@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Literal
 
-from tacit_client.ledger import Charge, Ledger
+from tacit_client.ledger import Charge, Ledger, LedgerHead
 from tacit_common.errors import RefusalCode
 from tacit_common.privacy.accounting import REPORT_INTERVAL, cross_check, epsilon
 from tacit_common.privacy.events import PrivacyEvent
@@ -63,14 +64,16 @@ def build_report(
 ) -> Report:
     """The report of a finished run; ε comes from the ledgers, not from the plan."""
     rounds = [event for event in state.events if isinstance(event, RoundFinished)]
+    accounts = [_account(sites, index) for index in range(sites.plan.sites)]
     site_reports = [
-        _site_report(study, state, sites, index, rounds) for index in range(sites.plan.sites)
+        _site_report(study, state, sites.plan.declared_records, account, rounds)
+        for account in accounts
     ]
     return Report(
         run=_run(study, state, engine, rounds),
         study=StudyRecord.of(study.travelling()),
         software=Software.installed(),
-        privacy=_privacy(study, schedule, sites, site_reports),
+        privacy=_privacy(study, schedule, accounts, site_reports),
         sites=tuple(site_reports),
         initial_validation_loss=next(
             (event.public_loss for event in state.events if isinstance(event, WarmStarted)), None
@@ -92,11 +95,21 @@ def build_report(
     )
 
 
-def charges_of(sites: SimulatedSites, index: int) -> list[Charge]:
-    """Everything that a site's ledger says was reserved, oldest first."""
-    ledger = Ledger(sites.ledger_path(index), site=sites.name(index))
+@dataclass(frozen=True)
+class _Account:
+    """What the ledger of a site says: everything that was reserved, and where it stands."""
+
+    site: str
+    charges: list[Charge]
+    head: LedgerHead
+
+
+def _account(sites: SimulatedSites, index: int) -> _Account:
+    """Read a site's ledger, verified, once."""
+    name = sites.name(index)
+    ledger = Ledger(sites.ledger_path(index), site=name)
     try:
-        return ledger.charges
+        return _Account(name, ledger.charges, ledger.head)
     finally:
         ledger.close()
 
@@ -126,29 +139,23 @@ def _run(
 def _site_report(
     study: StudyFile,
     state: RunState,
-    sites: SimulatedSites,
-    index: int,
+    declared_records: int,
+    account: _Account,
     rounds: list[RoundFinished],
 ) -> SiteReport:
-    name = sites.name(index)
-    ledger = Ledger(sites.ledger_path(index), site=name)
-    try:
-        charges = ledger.charges
-        head = ledger.head
-    finally:
-        ledger.close()
-    curve, total = _spent(study, state.run, charges, len(rounds))
+    name = account.site
+    curve, total = _spent(study, state.run, account.charges, len(rounds))
     answered = sum(name in event.answered for event in rounds)
     probed = sum(
         name in event.answered for event in state.events if isinstance(event, ProbeFinished)
     )
     return SiteReport(
         name=name,
-        declared_records=sites.plan.declared_records,
+        declared_records=declared_records,
         rounds_answered=answered,
         epsilon_after_round=curve,
         epsilon_total=total,
-        ledger_head=head.hash,
+        ledger_head=account.head.hash,
         releases=answered + probed,
     )
 
@@ -190,7 +197,7 @@ def _events_until(run: str, charges: list[Charge], round_number: int) -> list[Pr
 def _privacy(
     study: StudyFile,
     schedule: PrivacySchedule,
-    sites: SimulatedSites,
+    accounts: list[_Account],
     site_reports: list[SiteReport],
 ) -> LocalPrivacy | NoPrivacy:
     steps = study.federation.rounds * study.federation.local_steps
@@ -207,7 +214,7 @@ def _privacy(
     privacy = study.privacy
     totals = [site.epsilon_total or 0.0 for site in site_reports]
     largest = max(totals)
-    charges = charges_of(sites, totals.index(largest))
+    charges = accounts[totals.index(largest)].charges
     figures = cross_check([charge.event for charge in charges], privacy.delta)
     dp_accounting, opacus = f"dp-accounting {version('dp-accounting')}", version("opacus")
     accountants = [

@@ -25,8 +25,6 @@ from tacit_common.privacy.separability import require_legal
 from tacit_common.report import Report, write_report
 from tacit_common.study import SimulationPlan, StudyFile
 from tacit_common.study_file import load_study
-from tacit_server.checkpoint import RunState
-from tacit_server.exchange import Exchange
 from tacit_server.probes import LabeledRecords
 from tacit_server.run import Coordinator, RunFolder
 from tacit_server.run_log import Watcher
@@ -145,13 +143,10 @@ def simulate(
             watchers=watchers,
         )
 
-        def coordinate(exchange: Exchange) -> RunState:
-            return coordinator.run(exchange)
-
         if ray is None:
-            state = run_in_process(coordinate, sites.open, plan.sites)
+            state = run_in_process(coordinator.run, sites.open, plan.sites)
         else:
-            state = run_on_ray(coordinate, sites.open, plan.sites, ray)
+            state = run_on_ray(coordinator.run, sites.open, plan.sites, ray)
         sites.close()
         judgement = judge(study, plan, state, data)
         report = build_report(
