@@ -1,10 +1,11 @@
 """Writes the parts of the documentation that follow from the code: `make docs`.
 
-docs/study.md, docs/objectives.md and docs/cli.md in full, and in README.md the examples
-that stand under a comment naming their file. A test builds all of them again and compares.
+docs/study.md, docs/objectives.md, docs/cli.md and docs/report-schema.json in full, and in
+README.md the examples that stand under a comment naming their file. A test builds all of them again and compares.
 """
 
 import inspect
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -15,9 +16,11 @@ import click
 import typer
 
 from tacit_common.errors import PrivacyConfigError
-from tacit_common.objectives import Objective, build_objective
+from tacit_common.objectives import Coupling, Objective, build_objective
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy import require_legal
+from tacit_common.report.schema import SCHEMA_VERSION
+from tacit_common.report.signing import SignedReport
 from tacit_common.study import (
     LocalPrivacyPlan,
     NoPrivacyPlan,
@@ -32,6 +35,11 @@ from tacit_simulations.cli import app
 ROOT = Path(__file__).parents[1]
 _NOTICE = "<!-- Written by docs/build.py: change the code, then run `make docs`. -->\n\n"
 _EXAMPLE = re.compile(r"(<!-- (docs/examples/\S+) -->\n+```\w+\n).*?(?=```)", re.DOTALL)
+_COUPLING = {
+    Coupling.NONE: "that record alone",
+    Coupling.BATCH: "the whole batch",
+    Coupling.LOGITS: "the whole batch, through similarities that are clipped one by one",
+}
 _PAPER = re.compile(r"(?:van den )?[A-Z]\w+ et al\. \d{4}(?:, arXiv \d{4}\.\d{5})?")
 
 
@@ -41,6 +49,7 @@ def pages() -> dict[Path, str]:
         ROOT / "docs/study.md": _NOTICE + study_reference(),
         ROOT / "docs/objectives.md": _NOTICE + objectives(),
         ROOT / "docs/cli.md": _NOTICE + commands(),
+        ROOT / "docs/report-schema.json": report_schema(),
         ROOT / "README.md": with_examples((ROOT / "README.md").read_text(encoding="utf-8")),
     }
 
@@ -48,6 +57,17 @@ def pages() -> dict[Path, str]:
 def with_examples(page: str) -> str:
     """`page` with the code under each `<!-- docs/examples/… -->` replaced by that file."""
     return _EXAMPLE.sub(lambda m: m[1] + (ROOT / m[2]).read_text(encoding="utf-8"), page)
+
+
+def report_schema() -> str:
+    """The JSON Schema of a run's `report.json`."""
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:tacit:report:{SCHEMA_VERSION}",
+        **SignedReport.model_json_schema(),
+        "title": f"Tacit report, schema version {SCHEMA_VERSION}",
+    }
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
 # --- objectives ------------------------------------------------------------------------
@@ -66,7 +86,7 @@ def objectives() -> str:
     details = []
     for kind in _objective_kinds():
         objective = _objective(kind)
-        coupling = {"none": "that record alone", "batch": "the whole batch"}[objective.coupling]
+        coupling = _COUPLING[objective.coupling]
         modes = ", ".join(f"`{mode}`" for mode in _legal_modes(objective))
         lines.append(f"| [`{kind}`](#{kind}) | {coupling} | {modes} | {_papers(objective)} |")
         details.append(

@@ -17,6 +17,8 @@ from tacit_common.study_file import parse_study
 
 if TYPE_CHECKING:
     from tacit_client.site import Site
+    from tacit_common.ledger_chain import SignedHead
+    from tacit_common.privacy.certificate import Certificates
     from tacit_common.strategy import ParameterVector
     from tacit_common.wire import ProbeRequest, TrainRequest
 
@@ -56,7 +58,7 @@ client_lr = 0.1
 [simulation]
 dataset = "digits"
 sites = 3
-declared_records = 300
+declared_units = 300
 """
 
 PROBE = 'probes=[{ kind = "ridge", classes = 10, epsilon = 1.0, project_dim = 4 }]'
@@ -87,19 +89,37 @@ def with_probe() -> str:
     return PROBE
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What commands keep for the user is kept apart from the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> "Certificates":
+    """What the separability gate has passed, so that one study is checked once a session."""
+    from tacit_common.privacy.certificate import Certificates
+
+    return Certificates(tmp_path_factory.mktemp("gate") / "certificates.json")
+
+
 @pytest.fixture
-def make_site(tmp_path: Path) -> Iterator[Callable[..., "Site"]]:
+def make_site(tmp_path: Path, certificates: "Certificates") -> Iterator[Callable[..., "Site"]]:
     """`make_site("name", source=…, policy=…, random=…)`: a site whose folder is in tmp_path.
 
     The same name twice is the same site taken up again from its folder; another `folder`
     is a new site of that name.
     """
+    from tacit_client.atoms import bind
     from tacit_client.data import LabeledArraySource
     from tacit_client.ledger import Ledger
     from tacit_client.outbox import Outbox
     from tacit_client.policy import SitePolicy
     from tacit_client.site import Site
     from tacit_common.data import DataSource
+    from tacit_common.identity import Identity
     from tacit_common.plugins import PluginTable
     from tacit_common.privacy.noise import RandomSource, SecureRandom
 
@@ -116,16 +136,20 @@ def make_site(tmp_path: Path) -> Iterator[Callable[..., "Site"]]:
         folder: str | None = None,
     ) -> Site:
         path = tmp_path / "sites" / (folder or name)
-        ledgers.append(Ledger(path / "ledger.db", site=name))
+        identity = Identity.load_or_create(path / "identity.key")
+        ledgers.append(Ledger(path / "ledger.db", site=name, identity=identity))
         generator = torch.Generator().manual_seed(0)
         images = torch.rand(records, 1, 8, 8, generator=generator)
         labels = np.arange(records, dtype=np.int64) % 10
+        data = source if source is not None else LabeledArraySource(images, labels)
         return Site(
             name=name,
-            source=source if source is not None else LabeledArraySource(images, labels),
-            declared_records=30,
+            source=data,
+            declared_units=30,
             policy=policy or SitePolicy(epsilon_cap=100.0, delta=1e-5, allow_non_private=True),
             ledger=ledgers[-1],
+            atoms=bind(ledgers[-1], identity, data, lineage="data"),
+            certificates=certificates,
             outbox=Outbox(path / "outbox"),
             plugins=plugins or PluginTable(),
             random=random or SecureRandom(),
@@ -134,6 +158,34 @@ def make_site(tmp_path: Path) -> Iterator[Callable[..., "Site"]]:
     yield make
     for opened in ledgers:
         opened.close()
+
+
+@pytest.fixture
+def heads_of() -> Callable[..., list["SignedHead"]]:
+    """`heads_of("site-0", 3, fork=…)`: the signed heads of a site's ledger of so many rows.
+
+    The same `signer` (the site, if left out) has the same key; another `fork` gives other
+    rows after the first.
+    """
+    from tacit_common.identity import Identity
+    from tacit_common.ledger_chain import Atom, Genesis, head_of, next_entry
+
+    identities: dict[str, Identity] = {}
+
+    def make(
+        site: str, rows: int, *, fork: str = "data", signer: str | None = None
+    ) -> list["SignedHead"]:
+        identity = identities.setdefault(signer or site, Identity.create())
+        genesis = Genesis(site=site, public_key=identity.public_key)
+        entry = next_entry(None, genesis, at="2026-01-01", site=site, identity=identity)
+        heads = [head_of(entry, genesis)]
+        for number in range(rows - 1):
+            atom = Atom(atom=f"a{number}", lineage=fork, parents=(), tags_sha256="0" * 64)
+            entry = next_entry(entry, atom, at="2026-01-01", site=site, identity=identity)
+            heads.append(head_of(entry, genesis))
+        return heads
+
+    return make
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from flwr.clientapp import ClientApp
 
 from tacit_client.site import Site
 from tacit_common.errors import SiteRefusal, refusal_code
-from tacit_common.wire import Refusal, decode_request, encode
+from tacit_common.ledger_chain import SignedHead
+from tacit_common.wire import Refusal, decode_head, decode_request, encode, with_head
 
 _log = logging.getLogger(__name__)
 
@@ -31,12 +32,25 @@ def make_client_app(site_of: Callable[[Context], Site]) -> ClientApp:
 
 
 def _reply(message: Message, context: Context, site_of: Callable[[Context], Site]) -> RecordDict:
+    site: Site | None = None
     try:
-        return encode(site_of(context).answer(decode_request(message.content)))
+        site = site_of(context)
+        request, witnessed = decode_request(message.content), decode_head(message.content)
+        reply = encode(site.answer(request, witnessed=witnessed))
     except SiteRefusal as refusal:
         _log.warning("refused: %s", refusal)
-        return encode(Refusal(code=refusal.code))
+        reply = encode(Refusal(code=refusal.code))
     except Exception as error:
         # Everything, on purpose: an exception's text may hold data and must not leave.
         _log.exception("a request failed")
-        return encode(Refusal(code=refusal_code(error)))
+        reply = encode(Refusal(code=refusal_code(error)))
+    return with_head(reply, _head_of(site))
+
+
+def _head_of(site: Site | None) -> SignedHead | None:
+    """Where the site's ledger stands after the answer; None where it cannot be read."""
+    try:
+        return None if site is None else site.ledger.head
+    except Exception:
+        _log.exception("the ledger has no head to show")
+        return None

@@ -6,27 +6,33 @@ floats with a seeded generator and turns one NaN record into a NaN update.
 """
 
 import warnings
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import torch
 from opacus import GradSampleModule
 from torch import Tensor
 
 from tacit_common.errors import PrivacyConfigError
-from tacit_common.objectives.contract import Objective, PretrainModel
-from tacit_common.privacy.clipping import clipped_sum
+from tacit_common.objectives.contract import Objective, PretrainModel, Views
+from tacit_common.privacy.clipping import CompensatedSum, clipped_sum
 from tacit_common.privacy.mechanism import PrivacyMechanism
 from tacit_common.training import trained_parameters, views_for
 
 
 class PerUnitGradients:
-    """Forms the clipped sum of per-unit gradients of one model and objective.
+    """Forms the clipped sum of per-unit gradients where a record's loss is its own.
 
-    Attaches Opacus's hooks to `model`; they stay inert while gradients are disabled.
+    Attaches Opacus's hooks to `model`; they stay inert while gradients are disabled. A unit
+    holds at most `records_per_unit` records.
     """
 
-    def __init__(self, model: PretrainModel, objective: Objective) -> None:
+    def __init__(
+        self, model: PretrainModel, objective: Objective, *, records_per_unit: int = 1
+    ) -> None:
         self._model = model
         self._objective = objective
+        self._records_per_unit = records_per_unit
         self._parameters = [parameter for _, parameter in trained_parameters(model)]
         # strict: a layer whose per-example gradient Opacus cannot form is an error.
         self._hooks = GradSampleModule(model, loss_reduction="sum", strict=True)
@@ -36,9 +42,13 @@ class PerUnitGradients:
         """Number of trained parameters, P."""
         return sum(parameter.numel() for parameter in self._parameters)
 
+    def l2_sensitivity(self, l2_clip_norm: float) -> float:
+        """One unit is one clipped gradient: C."""
+        return l2_clip_norm
+
     def clipped_sum(
         self,
-        batch: Tensor,
+        units: Iterable[Tensor],
         generator: torch.Generator,
         *,
         l2_clip_norm: float,
@@ -47,42 +57,65 @@ class PerUnitGradients:
     ) -> Tensor:
         """Sum over units of their gradient clipped to `l2_clip_norm`, float64 [P].
 
-        `batch` is [B, ...] with one row a unit; B may be 0. A unit's gradient is the mean
-        over its augmented views, formed before it is clipped.
+        A unit's gradient is the mean over its records and their augmented views, formed
+        before it is clipped.
 
-        Rows are formed `physical_batch` at a time, always that many: the last chunk is
-        filled up with zeros, whose gradients are dropped. Matrix kernels round differently
-        for different numbers of rows, so without the filling a record's gradient would
-        depend, in its last bits, on how many others were drawn.
+        Every pass has the same number of rows, `records_per_unit` for each unit, filled up
+        with zeros whose gradients are dropped. Matrix kernels round differently for
+        different numbers of rows, so without the filling a record's gradient would depend,
+        in its last bits, on how many others were drawn.
         """
-        total = torch.zeros(self.size, dtype=torch.float64)
-        for first in range(0, len(batch), physical_batch):
-            chunk = batch[first : first + physical_batch]
-            filling = chunk.new_zeros(physical_batch - len(chunk), *chunk.shape[1:])
-            rows = self._per_unit(torch.cat([chunk, filling]), generator, augmentations)
-            real = [row[: len(chunk)] for row in rows]
-            total += clipped_sum(real, l2_clip_norm).cpu()
-        return total
+        slots = self._records_per_unit
+        units_of_pass = max(1, physical_batch // slots)
+        total = CompensatedSum(self.size)
+        for chunk in _chunks(units, units_of_pass):
+            rows = self._rows_of_units(chunk, units_of_pass, generator, augmentations)
+            total.add(clipped_sum(rows, l2_clip_norm).cpu())
+        return total.value
 
-    def _per_unit(
-        self, chunk: Tensor, generator: torch.Generator, augmentations: int
+    def _rows_of_units(
+        self, units: list[Tensor], places: int, generator: torch.Generator, augmentations: int
     ) -> list[Tensor]:
-        """Gradient of every row, averaged over its views: one tensor [B, *shape] a parameter."""
-        try:
-            mean = self._rows_of_pass(chunk, generator)
-            for done in range(1, augmentations):
-                more = self._rows_of_pass(chunk, generator)
-                for rows, new in zip(mean, more, strict=True):
-                    rows.lerp_(new, 1 / (done + 1))  # the running mean over views
-        finally:
-            self._forget()  # a pass that failed must leave no trace in the next one
+        """Gradient of every unit, one tensor [U, *shape] a parameter."""
+        slots, shape = self._records_per_unit, units[0].shape[1:]
+        grid = units[0].new_zeros(places, slots, *shape)
+        used = torch.zeros(places, slots, dtype=torch.bool)
+        for place, records in enumerate(units):
+            grid[place, : len(records)] = records
+            used[place, : len(records)] = True
+        rows = self._rows_of_records(grid.flatten(0, 1), generator, augmentations)
+        if slots == 1:
+            return [row[: len(units)] for row in rows]
+        grids = [row.view(places, slots, *row.shape[1:]) for row in rows]
+        return [_mean_of_used(rows_of_units, used)[: len(units)] for rows_of_units in grids]
+
+    def _rows_of_records(
+        self, records: Tensor, generator: torch.Generator, augmentations: int
+    ) -> list[Tensor]:
+        """Gradient of every record, averaged over its views: one tensor [B, *shape] a parameter."""
+        mean = self.rows(views_for(self._model, self._objective, records, generator))
+        for done in range(1, augmentations):
+            more = self.rows(views_for(self._model, self._objective, records, generator))
+            for rows, new in zip(mean, more, strict=True):
+                rows.lerp_(new, 1 / (done + 1))  # the running mean over views
         return mean
 
-    def _rows_of_pass(self, chunk: Tensor, generator: torch.Generator) -> list[Tensor]:
-        """Gradients of the rows' loss under one draw of views."""
-        views = views_for(self._model, self._objective, chunk, generator)
+    def rows(self, views: Views) -> list[Tensor]:
+        """Gradient of every row of `views` [B, ...]: one tensor [B, *shape] a parameter.
+
+        Raises:
+            PrivacyConfigError: the objective gives no loss per row, or the model was not
+                called with one row a unit.
+        """
+        try:
+            return self._rows_of_pass(views)
+        finally:
+            self._forget()  # a pass that failed must leave no trace in the next one
+
+    def _rows_of_pass(self, views: Views) -> list[Tensor]:
+        size = len(views[0])
         loss = self._objective.loss(self._model, views)  # [B]
-        if loss.shape != (len(chunk),):
+        if loss.shape != (size,):
             raise PrivacyConfigError(
                 "the objective gives no loss per unit",
                 why=f"its loss of a batch has {loss.dim()} dimensions, or not one value a row",
@@ -99,7 +132,7 @@ class PerUnitGradients:
                 why="a layer's result does not reach the loss, or was detached from it",
                 fix="compute what needs no gradient under torch.no_grad()",
             )
-        return [self._take_rows(parameter, len(chunk)) for parameter in self._parameters]
+        return [self._take_rows(parameter, size) for parameter in self._parameters]
 
     def _forget(self) -> None:
         """Drop everything that Opacus keeps between a forward and a backward pass."""
@@ -128,6 +161,20 @@ class PerUnitGradients:
                 fix="call the model with one row a unit, as often as needed",
             )
         return rows.detach()
+
+
+def _chunks(units: Iterable[Tensor], size: int) -> Iterator[list[Tensor]]:
+    remaining = iter(units)
+    while chunk := list(islice(remaining, size)):
+        yield chunk
+
+
+def _mean_of_used(rows: Tensor, used: Tensor) -> Tensor:
+    """Mean [U, *shape] of `rows` [U, slots, *shape] over the slots that hold a record."""
+    used = used.to(rows.device)
+    rows[~used] = 0  # not multiplied: a gradient that is not finite would stay
+    counts = used.sum(dim=1).clamp(min=1).to(rows.dtype)  # [U]
+    return rows.sum(dim=1) / counts.view(-1, *[1] * (rows.dim() - 2))
 
 
 def private_mean_gradient(

@@ -1,8 +1,9 @@
 """The site's ledger: what was promised to be spent, written before any data is read.
 
-Append-only rows in SQLite, chained by hash: GENESIS, then a RESERVE before a site
-touches data for a request and a COMMIT once its answer is on disk. What is spent is
-the sum of all reserves; nothing is ever refunded, not for failures either.
+Rows of `tacit_common.ledger_chain` in SQLite, append-only, chained and signed: a RESERVE
+before a site touches data for a request, a COMMIT once its answer is on disk, a VOID if
+there is none. What is spent is the sum of all reserves; nothing is ever refunded, not for
+failures either.
 
 A request has a key. A site reserves once a key and keeps the answer that it gave (see
 `outbox`), so a server that lost the answer gets the same one again: a round is never
@@ -10,109 +11,106 @@ paid, nor noised, twice.
 """
 
 import fcntl
-import hashlib
-import json
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from tacit_common.errors import LedgerError
+from tacit_common.identity import Identity
+from tacit_common.ledger_chain import (
+    Atom,
+    Charge,
+    Commit,
+    Entry,
+    Genesis,
+    LedgerExport,
+    Payload,
+    SignedHead,
+    VerifiedLedger,
+    Void,
+    follows,
+    head_of,
+    next_entry,
+    verify_rows,
+)
 from tacit_common.privacy.events import PrivacyEvent
+from tacit_common.privacy.spend import Spend
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
     seq     INTEGER PRIMARY KEY,
-    kind    TEXT NOT NULL CHECK (kind IN ('GENESIS', 'RESERVE', 'COMMIT')),
+    kind    TEXT NOT NULL CHECK (kind IN ('GENESIS', 'ATOM', 'RESERVE', 'COMMIT', 'VOID')),
     payload TEXT NOT NULL,
     prev    TEXT NOT NULL,
-    hash    TEXT NOT NULL
+    hash    TEXT NOT NULL,
+    sig     TEXT NOT NULL
 ) STRICT;
 CREATE TRIGGER IF NOT EXISTS entries_are_never_changed BEFORE UPDATE ON entries
     BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 CREATE TRIGGER IF NOT EXISTS entries_are_never_deleted BEFORE DELETE ON entries
     BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 """
-_NO_PREDECESSOR = "0" * 64
+_COLUMNS = ["seq", "kind", "payload", "prev", "hash", "sig"]
+_ROWS = f"SELECT {', '.join(_COLUMNS)} FROM entries WHERE seq >= ? ORDER BY seq"  # noqa: S608
 
-
-class Charge(BaseModel):
-    """What one request costs, and on whose behalf: the payload of a RESERVE."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    key: str = Field(description="Identity of the request (RoundPlan.key, ProbePlan.key).")
-    run: str
-    study_digest: str
-    action: Literal["train", "probe"]
-    label: str = Field(description="'round 3' or 'probe 0 before'.")
-    event: PrivacyEvent
-
-
-@dataclass(frozen=True)
-class LedgerHead:
-    """Where a ledger stands: the number and the hash of its last row."""
-
-    seq: int
-    hash: str
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One row of the ledger."""
-
-    seq: int
-    kind: str
-    payload: str
-    prev: str
-    hash: str
+Admit = Callable[[Spend, Charge], None]
+"""Raises if a charge may not be added to what is spent; `SitePolicy.check` is one."""
 
 
 class Ledger:
     """The ledger of one site, open for reading and appending.
 
-    Opening verifies the whole chain.
+    Opening verifies all of it: that each row follows from the one before, that the site's
+    own key signed each, and that every row is understood.
 
     Raises:
-        LedgerError: the file cannot be opened, or its chain is broken.
+        LedgerError: the file cannot be opened, is damaged, or is another site's.
     """
 
-    def __init__(self, path: Path, *, site: str, survive_power_loss: bool = True) -> None:
+    def __init__(
+        self, path: Path, *, site: str, identity: Identity, survive_power_loss: bool = True
+    ) -> None:
         self._path = path
-        self._site = site
+        self._genesis = Genesis(site=site, public_key=identity.public_key)
+        self._identity = identity
+        self._last: Entry | None = None
+        self._atoms: list[Atom] = []
+        self._charges: dict[str, Charge] = {}
+        self._committed: set[str] = set()
+        self._voided: set[str] = set()
+        self._closed_runs: set[str] = set()
+        self._spend = Spend()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(path, isolation_level=None, timeout=30.0)
-            self._database.execute("PRAGMA journal_mode = WAL")
-            # FULL: a reserve has reached the disk before any record is read. NORMAL is
-            # enough where only the process can die, as in a simulation.
-            level = "FULL" if survive_power_loss else "NORMAL"
-            self._database.execute(f"PRAGMA synchronous = {level}")
-            if not self._database.execute("PRAGMA table_info(entries)").fetchone():
-                self._database.executescript(_SCHEMA)
-            with self._transaction():
-                if not self._database.execute("SELECT 1 FROM entries LIMIT 1").fetchone():
-                    self._append("GENESIS", {"site": site, "format": 1})
+            try:
+                self._database.execute("PRAGMA journal_mode = WAL")
+                # FULL: a reserve has reached the disk before any record is read. NORMAL is
+                # enough where only the process can die, as in a simulation.
+                level = "FULL" if survive_power_loss else "NORMAL"
+                self._database.execute(f"PRAGMA synchronous = {level}")
+                if not _columns(self._database):
+                    self._database.executescript(_SCHEMA)
+                _require_this_format(path, self._database)
+                self._catch_up()
+                if self._last is None:
+                    # Another process may do the same at once: only one of them begins.
+                    self._write(lambda: [] if self._last else [self._genesis])
+            except BaseException:
+                self._database.close()
+                raise
         except (sqlite3.Error, OSError) as error:
             raise _unusable(path, type(error).__name__) from None
-        self._charges: dict[str, Charge] = {}
-        self._committed: set[str] = set()
-        self._last: Entry | None = None
-        self._catch_up()
 
     def close(self) -> None:
         """Close the database; the object is of no use afterwards."""
         self._database.close()
 
-    @property
-    def events(self) -> list[PrivacyEvent]:
-        """Everything that was ever reserved: what accounting composes."""
-        return [charge.event for charge in self.charges]
+    # --- reading -----------------------------------------------------------------------
 
     @property
     def charges(self) -> list[Charge]:
@@ -121,14 +119,34 @@ class Ledger:
         return list(self._charges.values())
 
     @property
-    def head(self) -> LedgerHead:
-        """Number and hash of the last row."""
-        last = self._catch_up()
-        return LedgerHead(last.seq, last.hash)
+    def events(self) -> list[PrivacyEvent]:
+        """Everything that was ever reserved."""
+        return [charge.event for charge in self.charges]
+
+    @property
+    def atoms(self) -> tuple[Atom, ...]:
+        """All atoms that were ever bound, those that were cut since included."""
+        self._catch_up()
+        return tuple(self._atoms)
+
+    @property
+    def spend(self) -> Spend:
+        """What each atom has spent: to be read, and not to be kept."""
+        self._catch_up()
+        return self._spend
+
+    @property
+    def head(self) -> SignedHead:
+        """Where the ledger stands, signed."""
+        return head_of(self._caught_up(), self._genesis)
 
     def entries(self) -> list[Entry]:
         """All rows, oldest first."""
         return self._rows()
+
+    def export(self) -> LedgerExport:
+        """All rows, for whoever verifies a report: no tag, no count."""
+        return LedgerExport(rows=tuple(self.entries()))
 
     def is_reserved(self, key: str) -> bool:
         """Whether this request has been paid for already."""
@@ -139,6 +157,41 @@ class Ledger:
         """Whether the answer to this request was stored, and so may have left."""
         self._catch_up()
         return key in self._committed
+
+    def is_voided(self, key: str) -> bool:
+        """Whether the work of this request failed, so that a code is its only answer."""
+        self._catch_up()
+        return key in self._voided
+
+    def require_not_behind(self, witnessed: SignedHead) -> None:
+        """Refuse to work on a ledger that forgot what it once said.
+
+        Raises:
+            LedgerError: `witnessed` is not this site's own word; or it is ahead of this
+                ledger, which was rolled back; or this ledger has another row at its place,
+                so that there are two histories.
+        """
+        own = (self._genesis.site, self._genesis.public_key)
+        if (witnessed.site, witnessed.public_key) != own or not witnessed.is_genuine():
+            raise LedgerError(
+                "a witness shows a ledger head that is not this site's",
+                why="this site's key did not sign it",
+                fix="ask the coordinator to send each site its own head",
+            )
+        head = self.head
+        if witnessed.seq > head.seq:
+            raise LedgerError(
+                f"the ledger was rolled back: it ends at row {head.seq}",
+                why=f"the site itself has signed row {witnessed.seq}, and what was spent since "
+                "is missing",
+                fix="restore the newest ledger; work on an older one would spend the budget twice",
+            )
+        if self._rows(first=witnessed.seq)[0].hash != witnessed.hash:
+            raise LedgerError(
+                f"the ledger was forked at or before row {witnessed.seq}",
+                why="the site itself has signed another row at that place",
+                fix="restore the ledger that was signed; two of them would spend the budget twice",
+            )
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -155,21 +208,32 @@ class Ledger:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def reserve(self, charge: Charge) -> None:
+    # --- appending ---------------------------------------------------------------------
+
+    def reserve(self, charge: Charge, admit: Admit) -> None:
         """Pay for a request, durably, before any data is read.
 
-        Paying twice for one key is a mistake of the caller and is refused.
+        `admit` is asked while nobody else can append, with all that was spent until then:
+        two processes never both add what only one of them may. If it raises, nothing is
+        written. Paying twice for one key is a mistake of the caller and is refused.
 
         Raises:
-            LedgerError: the row cannot be written, or the key is reserved already.
+            LedgerError: the row cannot be written, the key is reserved already, or the
+                charge names an atom that is not known.
         """
-        if self.is_reserved(charge.key):
-            raise LedgerError(
-                "a request is being paid for twice",
-                why=f"'{charge.label}' of run {charge.run} is in the ledger already",
-                fix="report this: a repeated request must be answered from the outbox",
-            )
-        self._write("RESERVE", charge.model_dump(mode="json"))
+
+        def admitted() -> list[Payload]:
+            if charge.key in self._charges:
+                raise LedgerError(
+                    "a request is being paid for twice",
+                    why=f"'{charge.label}' of run {charge.run} is in the ledger already",
+                    fix="report this: a repeated request must be answered from the outbox",
+                )
+            self._spend.touched(charge)  # raises if an atom is not known
+            admit(self._spend, charge)
+            return [charge]
+
+        self._write(admitted)
 
     def commit(self, key: str) -> None:
         """Note that the answer to a reserved request is on disk and may leave.
@@ -177,36 +241,95 @@ class Ledger:
         Noting it twice is noting it once.
 
         Raises:
-            LedgerError: the row cannot be written, or nothing was reserved for `key`.
+            LedgerError: the row cannot be written, nothing was reserved for `key`, or its
+                work failed.
         """
-        if not self.is_reserved(key):
-            raise LedgerError(
-                "an answer has no reserve",
-                why="only what was paid for in advance may leave a site",
-                fix="report this: it is a fault in the site's software",
-            )
-        if key not in self._committed:
-            self._write("COMMIT", {"key": key})
+        self._settle(key, Commit(key=key), self._committed, but_not=self._voided)
 
-    def _write(self, kind: str, payload: dict[str, object]) -> None:
+    def void(self, key: str) -> None:
+        """Note that the work of a reserved request failed. It stays paid for.
+
+        Noting it twice is noting it once.
+
+        Raises:
+            LedgerError: the row cannot be written, nothing was reserved for `key`, or it
+                was answered.
+        """
+        self._settle(key, Void(key=key), self._voided, but_not=self._committed)
+
+    def close_run(self, run: str) -> None:
+        """Give up the rest of a run's plan, so that it is no longer held ready.
+
+        A closed run is charged no more. To close it again, or to close a run that was
+        never charged, changes nothing.
+
+        Raises:
+            LedgerError: the row cannot be written.
+        """
+
+        def closing_row() -> list[Payload]:
+            charged = any(charge.run == run for charge in self._charges.values())
+            return [Void(run=run)] if charged and run not in self._closed_runs else []
+
+        self._write(closing_row)
+
+    def add_atoms(
+        self, cut: Callable[[sqlite3.Connection, tuple[Atom, ...]], Iterable[Atom]]
+    ) -> None:
+        """Append the atoms that `cut` makes of the database and of the atoms so far.
+
+        What `cut` writes to tables of its own and the new rows become durable together, or
+        not at all; nobody else can append meanwhile.
+
+        Raises:
+            LedgerError: the rows cannot be written.
+        """
+        self._write(lambda: list(cut(self._database, tuple(self._atoms))))
+
+    def _settle(self, key: str, row: Commit | Void, done: set[str], *, but_not: set[str]) -> None:
+        def settled() -> list[Payload]:
+            if key not in self._charges:
+                raise LedgerError(
+                    "an answer has no reserve",
+                    why="only what was paid for in advance may leave a site",
+                    fix="report this: it is a fault in the site's software",
+                )
+            if key in but_not:
+                raise LedgerError(
+                    "a request has two outcomes",
+                    why="it was noted as answered and as failed",
+                    fix="report this: it is a fault in the site's software",
+                )
+            return [] if key in done else [row]
+
+        self._write(settled)
+
+    def _write(self, rows: Callable[[], Iterable[Payload]]) -> None:
+        """Append what `rows` returns, asked when nobody else can append any more."""
         try:
             with self._transaction():
-                self._append(kind, payload)
+                self._catch_up()
+                last, added = self._last, []
+                for payload in rows():
+                    last = self._next(last, payload)
+                    self._database.execute(
+                        "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)",
+                        (last.seq, last.kind, last.payload, last.prev, last.hash, last.sig),
+                    )
+                    added.append((last, payload))
         except sqlite3.Error as error:
             raise _unusable(self._path, type(error).__name__) from None
+        for entry, payload in added:  # only now is it true
+            self._take(entry, payload)
 
-    def _append(self, kind: str, payload: dict[str, object]) -> None:
-        newest = "SELECT seq, hash FROM entries ORDER BY seq DESC LIMIT 1"
-        last = self._database.execute(newest).fetchone() or (-1, _NO_PREDECESSOR)
-        seq, prev = last[0] + 1, last[1]
-        stamped = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), **payload}
-        text = json.dumps(stamped, sort_keys=True, separators=(",", ":"))
-        row = (seq, kind, text, prev, _row_hash(seq, kind, text, prev))
-        self._database.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", row)
-
-    def _rows(self, *, after: int = -1) -> list[Entry]:
-        query = "SELECT seq, kind, payload, prev, hash FROM entries WHERE seq > ? ORDER BY seq"
-        return [Entry(*row) for row in self._database.execute(query, (after,))]
+    def _next(self, previous: Entry | None, payload: Payload) -> Entry:
+        return next_entry(
+            previous,
+            payload,
+            at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            site=self._genesis.site,
+            identity=self._identity,
+        )
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -214,59 +337,143 @@ class Ledger:
         self._database.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._database.execute("COMMIT")
         except BaseException:
-            self._database.execute("ROLLBACK")
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
             raise
-        self._database.execute("COMMIT")
 
-    def _catch_up(self) -> Entry:
-        """Verify the rows that were added since the last look, by this process or another.
+    # --- verifying ---------------------------------------------------------------------
 
-        Returns:
-            The last row.
-        """
-        last = self._last
-        for entry in self._rows(after=-1 if last is None else last.seq):
-            seq, prev = (0, _NO_PREDECESSOR) if last is None else (last.seq + 1, last.hash)
-            expected = _row_hash(seq, entry.kind, entry.payload, prev)
-            if (entry.seq, entry.prev, entry.hash) != (seq, prev, expected):
-                raise LedgerError(
-                    f"the ledger '{self._path.name}' is damaged at row {seq}",
-                    why="a row does not follow from the one before it",
-                    fix="restore the ledger from a backup; do not delete it: what was spent "
-                    "stays spent",
-                )
-            if entry.kind == "GENESIS" and json.loads(entry.payload).get("site") != self._site:
-                raise LedgerError(
-                    f"the ledger '{self._path.name}' is not that of site '{self._site}'",
-                    why="its first row names another site",
-                    fix="give every site a folder of its own",
-                )
-            if entry.kind == "RESERVE":
-                charge = self._charge_of(entry)
-                self._charges[charge.key] = charge
-            elif entry.kind == "COMMIT":
-                self._committed.add(json.loads(entry.payload)["key"])
-            last = self._last = entry
-        if last is None:
-            raise _unusable(self._path, "that it has no rows")
-        return last
-
-    def _charge_of(self, entry: Entry) -> Charge:
-        payload = json.loads(entry.payload)
-        payload.pop("at", None)
+    def _rows(self, *, first: int = 0) -> list[Entry]:
         try:
-            return Charge.model_validate(payload)
-        except ValidationError:
-            raise LedgerError(
-                f"the ledger '{self._path.name}' cannot be understood at row {entry.seq}",
-                why="it holds a charge that this version does not know, whose cost it cannot tell",
-                fix="use the version of Tacit that wrote it, or a newer one",
-            ) from None
+            return [_entry(self._path, row) for row in self._database.execute(_ROWS, (first,))]
+        except sqlite3.Error as error:
+            raise _unusable(self._path, type(error).__name__) from None
+
+    def _caught_up(self) -> Entry:
+        """The last row, after a look at what others added."""
+        self._catch_up()
+        if self._last is None:
+            raise _unusable(self._path, "that it has no rows")
+        return self._last
+
+    def _catch_up(self) -> None:
+        """Verify the rows that were added since the last look, by this process or another."""
+        rows = self._rows(first=0 if self._last is None else self._last.seq)
+        if self._last is not None:
+            # The file under an open ledger may have been exchanged for an older one.
+            if not rows or rows[0] != self._last:
+                raise _damaged(self._path, self._last.seq, "its last row has changed or is gone")
+            rows = rows[1:]
+        for entry in rows:
+            if not follows(entry, self._last):
+                seq = 0 if self._last is None else self._last.seq + 1
+                raise _damaged(self._path, seq, "a row does not follow from the one before it")
+            payload = entry.parsed()
+            if entry.seq == 0:
+                self._require_own(payload)
+            # The last signature alone covers the chain. Each is checked all the same: a row
+            # whose own signature is damaged would make every later export worthless.
+            if not head_of(entry, self._genesis).is_genuine():
+                raise _damaged(self._path, entry.seq, "the site's key did not sign the row")
+            self._take(entry, payload)
+
+    def _require_own(self, genesis: Payload) -> None:
+        if genesis == self._genesis:
+            return
+        other_site = isinstance(genesis, Genesis) and genesis.site != self._genesis.site
+        raise LedgerError(
+            f"the ledger '{self._path.name}' is not that of site '{self._genesis.site}'",
+            why="its first row names another site" if other_site else "another key signed it",
+            fix="give every site a folder of its own, with the key and the ledger that it began "
+            "with",
+        )
+
+    def _take(self, entry: Entry, payload: Payload) -> None:
+        """What a verified row means."""
+        match payload:
+            case Genesis():
+                pass
+            case Atom():
+                self._atoms.append(payload)
+                self._spend.add_atom(payload)
+            case Charge():
+                self._charges[payload.key] = payload
+                self._spend.add(payload)
+            case Commit(key=key):
+                self._committed.add(key)
+            case Void(key=key, run=run):
+                if key is not None:
+                    self._voided.add(key)
+                if run is not None:
+                    self._closed_runs.add(run)
+                    self._spend.close(run)
+        self._last = entry
 
 
-def _row_hash(seq: int, kind: str, payload: str, prev: str) -> str:
-    return hashlib.sha256(f"{prev}\n{seq}\n{kind}\n{payload}".encode()).hexdigest()
+def read_export(path: Path) -> LedgerExport:
+    """All rows of a ledger on disk, not verified. Needs no private key and changes nothing.
+
+    Raises:
+        LedgerError: there is no ledger, or it cannot be read.
+    """
+    if not path.is_file():
+        raise LedgerError(
+            f"there is no ledger '{path.name}'",
+            why="no file of that name is in the site's folder",
+            fix="name the folder of a site that has answered at least once",
+        )
+    try:
+        # Readers of a WAL write its index, unless nobody is at work and none is there.
+        idle = not path.with_name(f"{path.name}-wal").exists()
+        how = "immutable=1" if idle else "mode=ro"
+        address = f"{path.absolute().as_uri()}?{how}"
+        with closing(sqlite3.connect(address, uri=True, timeout=30.0)) as database:
+            _require_this_format(path, database)
+            rows = tuple(_entry(path, row) for row in database.execute(_ROWS, (0,)))
+    except sqlite3.Error as error:
+        raise _unusable(path, type(error).__name__) from None
+    if not rows:
+        raise _unusable(path, "that it has no rows")
+    return LedgerExport(rows=rows)
+
+
+def read_ledger(path: Path) -> VerifiedLedger:
+    """What a ledger on disk says, every hash and signature checked, beside a working site.
+
+    Raises:
+        LedgerError: there is no ledger, or it cannot be trusted.
+    """
+    return verify_rows(read_export(path).rows)
+
+
+def _entry(path: Path, row: tuple[int, str, str, str, str, str]) -> Entry:
+    try:
+        return Entry.model_validate(dict(zip(_COLUMNS, row, strict=True)))
+    except ValidationError:
+        raise _damaged(path, row[0], "a column does not hold what belongs there") from None
+
+
+def _columns(database: sqlite3.Connection) -> list[str]:
+    return [name for _, name, *_ in database.execute("PRAGMA table_info(entries)")]
+
+
+def _require_this_format(path: Path, database: sqlite3.Connection) -> None:
+    if _columns(database) != _COLUMNS:
+        raise LedgerError(
+            f"the ledger '{path.name}' cannot be used",
+            why="another version of Tacit wrote it, and its rows are not signed",
+            fix="use the version that wrote it; do not delete it: what was spent stays spent",
+        )
+
+
+def _damaged(path: Path, seq: int, why: str) -> LedgerError:
+    return LedgerError(
+        f"the ledger '{path.name}' is damaged at row {seq}",
+        why=why,
+        fix="restore the ledger from a backup; do not delete it: what was spent stays spent",
+    )
 
 
 def _unusable(path: Path, reason: str) -> LedgerError:

@@ -5,6 +5,7 @@
 Under mode `none` the clip and the noise fall away and the sample is seeded.
 """
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -12,13 +13,16 @@ import torch
 from torch import Tensor
 
 from tacit_client.dp_sgd import private_mean_gradient
+from tacit_client.gradients import UnitGradients
 from tacit_client.records import read_records, readable_records, required_image_shape
 from tacit_client.resident import ResidentModel
 from tacit_client.sampling import (
+    Indices,
     secret_generator,
     secret_poisson_sample,
     seeded_poisson_sample,
 )
+from tacit_client.units import Units
 from tacit_common.data import DataSource
 from tacit_common.errors import NonFiniteUpdateError
 from tacit_common.objectives.contract import PretrainModel
@@ -50,25 +54,29 @@ class PrivateStepGradient:
 
     def __init__(
         self,
-        resident: ResidentModel,
+        gradients: UnitGradients,
+        model: PretrainModel,
         source: DataSource,
+        units: Units,
         plan: RoundPlan,
         privacy: LocalPrivacyPlan,
         mechanism: PrivacyMechanism,
         random: RandomSource,
         *,
-        declared_records: int,
+        declared_units: int,
         physical_batch: int,
     ) -> None:
-        self._resident = resident
+        self._gradients = gradients
+        self._model = model
         self._source = source
+        self._units = units
         self._federation = plan.study.federation
         self._privacy = privacy
         self._mechanism = mechanism
         self._random = random
         self._shape = required_image_shape(plan.study.encoder)
         self._physical_batch = physical_batch
-        self._expected_batch = expected_batch(declared_records, privacy.sampling_rate)
+        self._expected_batch = expected_batch(declared_units, privacy.sampling_rate)
 
     def fill(self) -> None:
         """Sample, clip, sum, noise, divide by the expected batch.
@@ -76,24 +84,29 @@ class PrivateStepGradient:
         An empty sample gives noise alone and steps like any other: skipping it would
         tell that it was empty.
         """
-        sample = secret_poisson_sample(len(self._source), self._privacy.sampling_rate, self._random)
-        views = secret_generator(self._random)
-        gradients = self._resident.per_unit_gradients
-        clipped = torch.zeros(gradients.size, dtype=torch.float64)
-        for first in range(0, len(sample), self._physical_batch):  # never more in memory
-            drawn = sample[first : first + self._physical_batch]
-            records, _ = readable_records(self._source, drawn, self._shape)
-            clipped += gradients.clipped_sum(
-                records,
-                views,
-                l2_clip_norm=self._privacy.l2_clip_norm,
-                augmentations=self._federation.augmentations,
-                physical_batch=self._physical_batch,
-            )
+        sample = secret_poisson_sample(len(self._units), self._privacy.sampling_rate, self._random)
+        clipped = self._gradients.clipped_sum(
+            self._read(sample),
+            secret_generator(self._random),
+            l2_clip_norm=self._privacy.l2_clip_norm,
+            augmentations=self._federation.augmentations,
+            physical_batch=self._physical_batch,
+        )
         gradient = private_mean_gradient(
             clipped, self._mechanism, expected_batch=self._expected_batch
         )
-        _write_gradient(self._resident.model, gradient)
+        _write_gradient(self._model, gradient)
+
+    def _read(self, sample: Indices) -> Iterator[Tensor]:
+        """The records of each unit in the sample, [n, ...]; a unit with none to read is left out.
+
+        One unit at a time, so that a large sample is never in memory whole.
+        """
+        for unit in sample:
+            drawn = self._units.records(int(unit), self._random)
+            records, _ = readable_records(self._source, drawn, self._shape)
+            if len(records):
+                yield records
 
 
 class PlainStepGradient:

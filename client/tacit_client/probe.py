@@ -7,10 +7,12 @@ from torch import Tensor
 
 from tacit_client.records import readable_labels, readable_records, required_image_shape
 from tacit_client.resident import ResidentModel
+from tacit_client.units import Units
 from tacit_common.data import DataSource, LabeledDataSource
 from tacit_common.encoders import embed
 from tacit_common.errors import DataError
 from tacit_common.plugins import PluginTable
+from tacit_common.privacy.clipping import CompensatedSum
 from tacit_common.privacy.noise import LatticeGaussian, RandomSource
 from tacit_common.probes import PublicBasis, build_probe
 from tacit_common.study import EncoderPlan
@@ -36,11 +38,15 @@ def require_labels(source: DataSource) -> LabeledDataSource:
 def statistics(
     request: ProbeRequest,
     source: LabeledDataSource,
+    units: Units,
     resident: ResidentModel,
     plugins: PluginTable,
     random: RandomSource,
 ) -> ProbeReply:
-    """The probe's statistics over all records of the site, with noise where the plan has it.
+    """The probe's statistics over all units of the site, with noise where the plan has it.
+
+    A unit counts once, whatever it holds: its statistics are the mean over its records, at
+    most the contribution cap of them, so their norm is at most that of one record.
 
     Records are embedded and counted one at a time. In a batch, matrix kernels round a row
     differently for different numbers of rows; parameters or a basis made for it could turn
@@ -51,23 +57,29 @@ def statistics(
     load_parameters(resident.model, request.parameters)
     basis = PublicBasis(request.basis_mean, request.basis_components)
     private = plan.noise_multiplier is not None
-    nobody = np.zeros((0, len(request.basis_mean)))
-    total = probe.statistics(nobody, np.zeros(0, dtype=np.int64), basis)  # [S]
-    for index in range(len(source)):
-        labelled = _read(source, index, plan.study.encoder, private=private)
-        if labelled is not None:
-            record, label = labelled
-            features = embed(resident.model.encoder, record[None]).astype(np.float64)  # [1, D]
-            total = total + probe.statistics(features, label, basis)
+    nobody = probe.statistics(
+        np.zeros((0, len(request.basis_mean))), np.zeros(0, dtype=np.int64), basis
+    )  # [S], zeros
+    total = CompensatedSum(len(nobody))
+    for unit in range(len(units)):
+        of_unit = []
+        for index in units.records(unit, random):
+            labelled = _read(source, int(index), plan.study.encoder, private=private)
+            if labelled is not None:
+                record, label = labelled
+                features = embed(resident.model.encoder, record[None]).astype(np.float64)  # [1, D]
+                of_unit.append(probe.statistics(features, label, basis))
+        if of_unit:
+            total.add(torch.from_numpy(np.mean(of_unit, axis=0)))
     if plan.noise_multiplier is None:
-        return ProbeReply(total)
+        return ProbeReply(total.value.numpy())
     mechanism = LatticeGaussian(
         l2_clip_norm=probe.l2_sensitivity,
         noise_multiplier=plan.noise_multiplier,
-        dimension=len(total),
+        dimension=len(nobody),
         source=random,
     )
-    return ProbeReply(mechanism.apply(torch.from_numpy(total)).numpy())
+    return ProbeReply(mechanism.apply(total.value).numpy())
 
 
 def _read(

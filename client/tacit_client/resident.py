@@ -6,11 +6,17 @@ from functools import cached_property
 import torch
 
 from tacit_client.dp_sgd import PerUnitGradients
+from tacit_client.gradients import UnitGradients
+from tacit_client.in_unit import InUnitGradients
+from tacit_client.logit_dp import LogitGradients
+from tacit_common.errors import PrivacyConfigError
 from tacit_common.model import build_model
-from tacit_common.objectives.contract import Objective, PretrainModel
+from tacit_common.objectives.contract import Coupling, Objective, PretrainModel
+from tacit_common.objectives.logit_dp import LogitDP
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy.plan import PrivacySchedule, calibrate
-from tacit_common.study import Study
+from tacit_common.privacy.separability import require_legal
+from tacit_common.study import LocalPrivacyPlan, Study
 
 
 @dataclass(frozen=True)
@@ -27,9 +33,38 @@ class ResidentModel:
         return calibrate(self.study)
 
     @cached_property
-    def per_unit_gradients(self) -> PerUnitGradients:
-        """The private gradient path; hooks are attached on first use."""
-        return PerUnitGradients(self.model, self.objective)
+    def gradients(self) -> UnitGradients:
+        """The private gradient path that fits the objective; hooks are attached on first use."""
+        if not isinstance(self.study.privacy, LocalPrivacyPlan):
+            raise TypeError("without privacy there is no private gradient path")
+        require_legal(self.objective.coupling, self.study.objective.kind, self.study.privacy)
+        return gradient_path(self.model, self.objective, self.study.privacy)
+
+
+def gradient_path(
+    model: PretrainModel, objective: Objective, privacy: LocalPrivacyPlan
+) -> UnitGradients:
+    """How the contribution of a unit is bounded, by what the objective couples."""
+    match objective.coupling:
+        case Coupling.NONE:
+            return PerUnitGradients(
+                model, objective, records_per_unit=privacy.records_per_subject or 1
+            )
+        case Coupling.BATCH:
+            return InUnitGradients(model, objective)
+        case Coupling.LOGITS:
+            if not isinstance(objective, LogitDP):
+                raise no_bound(objective)
+            return LogitGradients(model, objective)
+
+
+def no_bound(objective: Objective) -> PrivacyConfigError:
+    """What is wrong with a plug-in that couples its records through similarities."""
+    return PrivacyConfigError(
+        f"objective '{type(objective).__name__}' has no bound that could be accounted for",
+        why="Logit-DP is proven for the built-in objective's loss and for no other",
+        fix="use objective 'logit_dp', or declare Coupling.NONE if no record reaches another's loss",
+    )
 
 
 _Key = tuple[str, tuple[tuple[str, str], ...], str]

@@ -6,23 +6,28 @@ its cost, only then read a record, store the private answer, commit, and release
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 import torch
 
 from tacit_client import probe
-from tacit_client.ledger import Charge, Ledger
+from tacit_client.gate import require_separable
+from tacit_client.ledger import Ledger
 from tacit_client.outbox import Outbox
 from tacit_client.policy import SitePolicy
 from tacit_client.pretrain import PlainStepGradient, PrivateStepGradient, local_update
 from tacit_client.records import required_image_shape
 from tacit_client.resident import ResidentModel, resident_model
+from tacit_client.units import Units
 from tacit_common import __version__
 from tacit_common.data import DataSource
-from tacit_common.errors import RefusalCode, SiteRefusal, refusal_code
+from tacit_common.errors import DataError, RefusalCode, SiteRefusal, refusal_code
+from tacit_common.ledger_chain import Charge, SignedHead
 from tacit_common.plugins import PluginTable
+from tacit_common.privacy.certificate import Certificates
+from tacit_common.privacy.clipping import MOST_ROWS
 from tacit_common.privacy.events import (
     GaussianRelease,
     NonPrivateRelease,
@@ -31,8 +36,7 @@ from tacit_common.privacy.events import (
 )
 from tacit_common.privacy.noise import LatticeGaussian, RandomSource
 from tacit_common.privacy.plan import PrivacySchedule
-from tacit_common.privacy.separability import require_legal
-from tacit_common.study import LocalPrivacyPlan, Study
+from tacit_common.study import LocalPrivacyPlan, PrivacyPlan, Study
 from tacit_common.training import trained_parameters
 from tacit_common.wire import (
     DescribeRequest,
@@ -59,34 +63,52 @@ ReplyT = TypeVar("ReplyT", TrainReply, ProbeReply)
 class Site:
     """One data site.
 
-    `declared_records` is a public constant that the operator chose, rounded down from
-    what the site holds; `len(source)` never enters a plan or a reply.
+    `declared_units` is a public constant that the operator chose, rounded down from
+    what the site holds; `len(source)` never enters a plan or a reply. `atoms` are the parts
+    of its data that the ledger charges (see `atoms.bind`).
     """
 
     name: str
     source: DataSource
-    declared_records: int
+    declared_units: int
     policy: SitePolicy
     ledger: Ledger
+    atoms: tuple[str, ...]
+    certificates: Certificates
     outbox: Outbox
     plugins: PluginTable
     random: RandomSource
     device: torch.device = _CPU
     physical_batch: int = 64
+    _units: dict[tuple[str, int | None], Units] = field(default_factory=dict, repr=False)
 
-    def answer(self, request: Request) -> Reply:
+    def __post_init__(self) -> None:
+        if len(self.source) * self.physical_batch > MOST_ROWS:
+            raise DataError(
+                "the site holds more records than a sum is proven for",
+                why=f"records times physical_batch may be {MOST_ROWS} at most, so that rounding "
+                "stays below what the noise allows for",
+                fix="lower physical_batch, or make two sites of it",
+            )
+
+    def answer(self, request: Request, *, witnessed: SignedHead | None = None) -> Reply:
         """Do what the server asks, if the policy and the ledger allow it.
+
+        `witnessed` is the newest head of this site's ledger that the server has seen.
 
         Raises:
             SiteRefusal: they do not, and nothing was read; or the private work failed, and
                 its code is the answer.
+            LedgerError: the ledger is behind `witnessed`; nothing was read.
             TacitError: work without privacy failed; nothing leaves.
         """
+        if witnessed is not None:
+            self.ledger.require_not_behind(witnessed)
         match request:
             case DescribeRequest():
                 return SiteDescription(
                     site=self.name,
-                    declared_records=self.declared_records,
+                    declared_units=self.declared_units,
                     tacit_version=__version__,
                 )
             case TrainRequest():
@@ -115,9 +137,9 @@ class Site:
                 self.ledger.commit(key)
                 return stored
             if isinstance(stored, Refusal):
-                self.ledger.commit(key)
+                self.ledger.void(key)
                 raise _failed(stored.code)
-            if self.ledger.is_committed(key):
+            if self.ledger.is_committed(key) or self.ledger.is_voided(key):
                 raise SiteRefusal(
                     RefusalCode.REPLAY,
                     why=f"{plan.label()} was answered, and the answer is no longer kept",
@@ -132,7 +154,7 @@ class Site:
                 _log.exception("%s failed", plan.label())
                 refusal = Refusal(code=refusal_code(error))
                 self.outbox.store(key, refusal)
-                self.ledger.commit(key)
+                self.ledger.void(key)
                 raise _failed(refusal.code) from error
             self.outbox.store(key, reply)
             self.ledger.commit(key)
@@ -155,33 +177,62 @@ class Site:
             probe.require_labels(self.source)
         if self.ledger.is_reserved(key):
             return
-        require_legal(resident.objective.coupling, plan.study.objective.kind, plan.study.privacy)
-        event = charged_event(plan)
-        self.policy.check(self.ledger.events, event)
-        self.ledger.reserve(_charge(plan, key, event))
+        require_separable(plan.study, self.plugins, self.certificates)
+        self.ledger.reserve(self._charge(plan, key, resident.schedule), self.policy.check)
+
+    def _charge(
+        self, plan: RoundPlan | ProbePlan, key: str, schedule: PrivacySchedule
+    ) -> Charge:
+        private = isinstance(plan.study.privacy, LocalPrivacyPlan)
+        return Charge(
+            key=key,
+            run=plan.run,
+            study=plan.study.name,
+            study_digest=plan.study.digest(),
+            action="train" if isinstance(plan, RoundPlan) else "probe",
+            label=plan.label(),
+            event=charged_event(plan),
+            planned=schedule.planned,
+            atoms=self.atoms,
+            cap=self.policy.cap if private else None,
+        )
 
     def _resident(self, study: Study) -> ResidentModel:
         return resident_model(study, self.plugins, self.device)
+
+    def units(self, privacy: PrivacyPlan) -> Units:
+        """The units of privacy that a plan protects, grouped once."""
+        key = (
+            (privacy.unit, privacy.records_per_subject)
+            if isinstance(privacy, LocalPrivacyPlan)
+            else ("record", None)
+        )
+        if key not in self._units:
+            self._units[key] = Units.of(self.source, *key)
+        return self._units[key]
 
     def _train(self, request: TrainRequest) -> TrainReply:
         plan, privacy = request.plan, request.plan.study.privacy
         resident = self._resident(plan.study)
         gradient: PrivateStepGradient | PlainStepGradient
         if isinstance(privacy, LocalPrivacyPlan):
+            gradients = resident.gradients
             mechanism = LatticeGaussian(
-                l2_clip_norm=privacy.l2_clip_norm,
+                l2_clip_norm=gradients.l2_sensitivity(privacy.l2_clip_norm),
                 noise_multiplier=required_noise(plan),
                 dimension=len(request.parameters),
                 source=self.random,
             )
             gradient = PrivateStepGradient(
-                resident,
+                gradients,
+                resident.model,
                 self.source,
+                self.units(privacy),
                 plan,
                 privacy,
                 mechanism,
                 self.random,
-                declared_records=self.declared_records,
+                declared_units=self.declared_units,
                 physical_batch=self.physical_batch,
             )
         else:
@@ -192,6 +243,7 @@ class Site:
         return probe.statistics(
             request,
             probe.require_labels(self.source),
+            self.units(request.plan.study.privacy),
             self._resident(request.plan.study),
             self.plugins,
             self.random,
@@ -295,15 +347,4 @@ def _failed(code: RefusalCode) -> SiteRefusal:
 def _unfit(why: str) -> SiteRefusal:
     return SiteRefusal(
         RefusalCode.MESSAGE, why=why, fix="send what the study calls for, calibrated from it"
-    )
-
-
-def _charge(plan: RoundPlan | ProbePlan, key: str, event: PrivacyEvent) -> Charge:
-    return Charge(
-        key=key,
-        run=plan.run,
-        study_digest=plan.study.digest(),
-        action="train" if isinstance(plan, RoundPlan) else "probe",
-        label=plan.label(),
-        event=event,
     )

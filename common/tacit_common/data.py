@@ -11,7 +11,7 @@ class DataSource(Protocol):
     """The records of one site.
 
     `len(source)` is private: plans use the site's declared count instead
-    (see `tacit_client.site.Site.declared_records`).
+    (see `tacit_client.site.Site.declared_units`).
     """
 
     def __len__(self) -> int:

@@ -8,6 +8,7 @@
     │   └── DataError               a data set cannot be opened or does not fit
     ├── UnreadableRecordError       one record of an opened data set cannot be decoded
     ├── NonFiniteUpdateError        an update or a parameter holds NaN or infinity
+    ├── IdentityError               a key or a signature cannot be used or trusted
     ├── CheckpointError             a checkpoint or an encoder on disk cannot be trusted
     ├── LedgerError                 a site's ledger cannot be trusted
     ├── QuorumError                 too few sites answered a round
@@ -64,6 +65,10 @@ class NonFiniteUpdateError(TacitError):
     """An update or a parameter vector holds NaN or infinity."""
 
 
+class IdentityError(TacitError):
+    """A key cannot be read, or a signature does not fit what it stands under."""
+
+
 class CheckpointError(TacitError):
     """A checkpoint or an exported encoder is damaged or of another study."""
 
@@ -92,7 +97,7 @@ class RefusalCode(StrEnum):
     PLUGIN = "plugin"  # the plan names a plug-in that this site has not installed
     MESSAGE = "message"  # the message is malformed or of another version
     REPLAY = "replay"  # this was answered before, and the answer is no longer kept
-    LEDGER = "ledger"  # the site's ledger cannot be written or trusted
+    LEDGER = "ledger"  # the site's ledger or key cannot be used or trusted
     DATA = "data"  # the site's data cannot be opened or decoded
     DIVERGED = "diverged"  # local training gave NaN or infinity
     INTERNAL = "internal"  # anything else; details stay in the site's own log
@@ -114,6 +119,7 @@ def refusal_code(error: Exception) -> RefusalCode:
         (PluginError, RefusalCode.PLUGIN),
         (PrivacyConfigError, RefusalCode.OBJECTIVE),
         (LedgerError, RefusalCode.LEDGER),
+        (IdentityError, RefusalCode.LEDGER),
         (DataError, RefusalCode.DATA),
         (UnreadableRecordError, RefusalCode.DATA),
         (WireError, RefusalCode.MESSAGE),

@@ -103,8 +103,24 @@ class SimCLRPlan(_Plan):
     )
 
 
+class LogitDPPlan(_Plan):
+    """InfoNCE whose similarities are clipped one by one (Logit-DP): legal for single records."""
+
+    kind: Literal["logit_dp"]
+    temperature: float = Field(
+        default=1.0,
+        ge=1,
+        description="Softmax temperature. Below 1 the noise grows as exp(2/temperature), so it "
+        "is refused.",
+    )
+    projection_dim: int = Field(
+        default=64, ge=2, le=8192, description="Size of projected features."
+    )
+
+
 ObjectivePlan = Annotated[
-    MaskedPlan | BankContrastPlan | SimCLRPlan | PluginPlan, Field(discriminator="kind")
+    MaskedPlan | BankContrastPlan | SimCLRPlan | LogitDPPlan | PluginPlan,
+    Field(discriminator="kind"),
 ]
 
 
@@ -127,11 +143,29 @@ class LocalPrivacyPlan(_Plan):
     """Every site adds its own noise: the server sees nothing that is not already private."""
 
     mode: Literal["local"]
-    unit: Literal["record"] = Field(description="What one unit of privacy is.")
+    unit: Literal["record", "subject"] = Field(
+        description="What one unit of privacy is: a record, or a subject (a person, a device) "
+        "with all of its records."
+    )
+    records_per_subject: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="Contribution cap m: records of a subject that one step may use. Required "
+        "where the unit is the subject.",
+    )
     epsilon: float = Field(gt=0, description="Budget of the whole run at each site, probes too.")
     delta: float = Field(gt=0, lt=1, description="δ at which ε is stated.")
     l2_clip_norm: float = Field(gt=0, description="Bound C on a unit's gradient norm.")
     sampling_rate: float = Field(gt=0, le=1, description="Poisson rate q of a unit, each step.")
+
+    @model_validator(mode="after")
+    def _cap_fits_the_unit(self) -> Self:
+        if self.unit == "subject" and self.records_per_subject is None:
+            raise ValueError("unit 'subject' needs records_per_subject, the contribution cap")
+        if self.unit == "record" and self.records_per_subject is not None:
+            raise ValueError("records_per_subject is for unit 'subject'; a record is one record")
+        return self
 
     def statement(self) -> str:
         """The plan's promise in a few words, as every artefact of a run carries it."""
@@ -215,7 +249,7 @@ class FederationPlan(_Plan):
         default=0.5, gt=0, le=1, description="Share of the cohort that must answer."
     )
     deadline_s: float = Field(default=3600.0, gt=0, description="Seconds to wait for a round.")
-    weighting: Literal["equal", "declared_records"] = Field(
+    weighting: Literal["equal", "declared_units"] = Field(
         default="equal", description="Weights of the mean: public constants only."
     )
     strategy: StrategyPlan = Field(
@@ -292,6 +326,47 @@ class IidPartition(_Plan):
     kind: Literal["iid"]
 
 
+class ColumnSubjects(_Plan):
+    """Records with the same value in a column of the table belong to one subject."""
+
+    by: Literal["column"]
+    column: str = Field(min_length=1, description="Name of the column.")
+
+
+class FolderSubjects(_Plan):
+    """Records under a folder of the same name at one level belong to one subject.
+
+    At level 1 the folders are subjects, and not classes.
+    """
+
+    by: Literal["folder"]
+    level: int = Field(
+        ge=1, le=32, description="Which folder below the data set's, counted from 1, is a subject."
+    )
+
+
+class FunctionSubjects(_Plan):
+    """A function of one's own, from a record's number to its subject."""
+
+    by: Literal["function"]
+    name: PluginName = Field(
+        description="Name under [plugins]: called with a record's number, gives its subject."
+    )
+
+
+class BlockSubjects(_Plan):
+    """Pretended subjects, for rehearsal: so many records in a row belong to one."""
+
+    by: Literal["blocks"]
+    size: int = Field(ge=1, description="Records of a subject.")
+
+
+SubjectsPlan = Annotated[
+    ColumnSubjects | FolderSubjects | FunctionSubjects | BlockSubjects,
+    Field(discriminator="by"),
+]
+
+
 class SimulationPlan(_Plan):
     """What a simulation needs beyond the study; a deployment has real sites instead."""
 
@@ -302,8 +377,24 @@ class SimulationPlan(_Plan):
     partition: Annotated[DirichletPartition | IidPartition, Field(discriminator="kind")] = Field(
         default=IidPartition(kind="iid"), description="How records are dealt to sites."
     )
-    declared_records: int = Field(
-        ge=1, description="Record count that each site declares, whatever it really holds."
+    declared_units: int = Field(
+        ge=1,
+        description="Number of units (records, or subjects where they are the unit) that each "
+        "site declares, whatever it really holds.",
+    )
+    subjects: SubjectsPlan | None = Field(
+        default=None, description="Which records belong to one subject; each to itself if left out."
+    )
+    epsilon_cap: float | None = Field(
+        default=None,
+        gt=0,
+        description="Cap of every site over all studies, at the study's δ; the study's own ε if "
+        "left out.",
+    )
+    sites_dir: str | None = Field(
+        default=None,
+        description="Folder where the sites keep keys and ledgers from run to run, so that studies "
+        "on the same records add up; inside the run's folder if left out.",
     )
     labels_per_class: int = Field(
         default=10, ge=1, description="Labels per class of the few-label probe."

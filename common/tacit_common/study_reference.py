@@ -55,7 +55,7 @@ epsilon = 2.0
 dataset = "digits"
 sites = 5
 partition = { kind = "dirichlet", alpha = 0.3 }
-declared_records = 250
+declared_units = 250
 """
 
 _OPENING = f"""\

@@ -12,7 +12,7 @@ that one record reaches another (tolerance 1e-9).
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -26,9 +26,12 @@ from tacit_common.errors import PluginError, UnreadableRecordError
 from tacit_common.model import refuse_shared_state
 from tacit_common.objectives.contract import Coupling, Objective, PretrainModel, Views
 from tacit_common.privacy.events import PRIVACY_EVENT, NonPrivateRelease
+from tacit_common.privacy.influence import view_violations
 from tacit_common.privacy.mechanism import PrivacyMechanism
+from tacit_common.privacy.separability import LEAST_RECORDS, find_violation
 from tacit_common.probes.contract import FloatArray, Probe, PublicBasis
 from tacit_common.strategy import ParameterVector, Strategy, StrategyState
+from tacit_common.training import trained_parameters
 
 TOLERANCE = 1e-9
 NOISE_SAMPLES = 40_000  # noise values drawn: their standard deviation is then known to 0.4 %
@@ -54,7 +57,7 @@ def _require(holds: bool, clause: str, detail: str = "") -> None:
 def check_encoder(encoder: Encoder, example_batch: Tensor) -> None:
     """Features are a function of a record and the parameters; every gradient can be clipped.
 
-    `example_batch` is [B, ...] with B ≥ 3, of records as the data source gives them.
+    `example_batch` is [B, ...] with B ≥ 4, of records as the data source gives them.
     """
     batch = _example(example_batch)
     _require(isinstance(encoder, nn.Module), "an encoder is an nn.Module")
@@ -72,14 +75,13 @@ def check_encoder(encoder: Encoder, example_batch: Tensor) -> None:
         f"got {list(features.shape)}",
     )
     _require(bool(features.isfinite().all()), "features are finite")
-    fresh = torch.rand(batch.shape, generator=_seeded(1), dtype=batch.dtype)
-    _require_separate_rows(module, lambda inputs: torch.as_tensor(module(*inputs)), batch, fresh)
+    _require_separable(PretrainModel(module, nn.Identity()), _FeaturesAsLoss(), batch)
 
 
 def check_objective(objective: Objective, encoder: Encoder, example_batch: Tensor) -> None:
     """Views come from the generator, and the loss of a record couples what it says it does.
 
-    `example_batch` is [B, ...] with B ≥ 3, of records that `encoder` takes.
+    `example_batch` is [B, ...] with B ≥ 4, of records that `encoder` takes.
     """
     batch = _example(example_batch)
     _require(isinstance(objective, Objective), "an objective has coupling, build_head, views, loss")
@@ -91,8 +93,6 @@ def check_objective(objective: Objective, encoder: Encoder, example_batch: Tenso
     _require_clippable_parameters(model)
 
     views = _require_sound_views(objective, batch)
-    fresh = torch.rand(batch.shape, generator=_seeded(1), dtype=batch.dtype)
-    other = objective.views(fresh, _seeded(2))
     loss = objective.loss(model, views)
     _require(loss.shape == (len(batch),), "the loss has shape [B]", f"got {list(loss.shape)}")
     _require(bool(loss.isfinite().all()), "the loss is finite")
@@ -100,12 +100,12 @@ def check_objective(objective: Objective, encoder: Encoder, example_batch: Tenso
     _require(bool(gradient.isfinite().all()), "gradients are finite")
     _require(bool(gradient.any()), "the loss depends on the parameters")
     if objective.coupling is Coupling.NONE:
-        _require_separate_rows(model, lambda inputs: objective.loss(model, inputs), views, other)
+        _require_separable(model, objective, batch)
 
 
 def _example(batch: Tensor) -> Tensor:
-    if len(batch) < 3:
-        raise ValueError("example_batch needs at least three records")
+    if len(batch) < LEAST_RECORDS:
+        raise ValueError(f"example_batch needs at least {LEAST_RECORDS} records")
     return batch.double() if batch.is_floating_point() else batch
 
 
@@ -150,93 +150,60 @@ def _require_sound_views(objective: Objective, batch: Tensor) -> Views:
         all(torch.equal(a, b) for a, b in zip(views, again, strict=True)),
         "views draw all their randomness from the generator",
     )
-    changed = original.clone()
-    changed[0] = torch.rand(original[0].shape, generator=_seeded(3))
-    moved = objective.views(changed, _seeded(0))
-    _require(
-        all(torch.equal(a[1:], b[1:]) for a, b in zip(views, moved, strict=True)),
-        "view i is a view of record i alone",
-    )
+    for violation in view_violations(objective, original, touched=range(len(original))):
+        raise ConformanceError(violation.clause, violation.detail)
     return views
 
 
-def _require_separate_rows(
-    model: nn.Module,
-    compute: Callable[[Views], Tensor],
-    inputs: Tensor | Views,
-    other: Tensor | Views,
-) -> None:
-    """Row i of `compute(inputs)` and its gradient depend on row i of the inputs alone.
+def _require_separable(model: PretrainModel, objective: Objective, batch: Tensor) -> None:
+    """The gate that a private run passes at its start, on gradients by plain autograd."""
+    violation = find_violation(
+        model, objective, batch, gradient_path=_PlainRows, nan_gradients=False
+    )
+    if violation:
+        raise ConformanceError(violation.clause, violation.detail)
 
-    `other` are unrelated inputs of the same shapes, from which rows are replaced.
-    """
-    inputs = inputs if isinstance(inputs, tuple) else (inputs,)
-    other = other if isinstance(other, tuple) else (other,)
-    state = _state(model)
 
-    def result(rows: Views) -> Tensor:
-        with _calls(model) as calls:
-            out = compute(rows)
+class _PlainRows:
+    """The gradient of every row, one backward pass each."""
+
+    def __init__(self, model: PretrainModel, objective: Objective) -> None:
+        self._model = model
+        self._objective = objective
+
+    def rows(self, views: Views) -> list[Tensor]:
+        """One tensor [B, *shape] a parameter."""
+        with _calls(self._model) as calls:
+            loss = self._objective.loss(self._model, views)
         for name, leading in calls:
             _require(
-                leading == len(rows[0]),
+                leading == len(views[0]),
                 "every module is called with B rows",
-                f"{name} was called with {leading} for B = {len(rows[0])}",
+                f"{name} was called with {leading} for B = {len(views[0])}",
             )
-        return out
-
-    before = result(inputs)
-    result(other)  # leaves a trace if there is a memory to leave it in
-    _require(_close(result(inputs), before), "the same inputs give the same result")
-    last = len(before) - 1
-    replacements = {
-        "fresh": other,
-        "times 100": tuple(x * 100 if x.is_floating_point() else x for x in inputs),
-        "NaN": tuple(x * math.nan if x.is_floating_point() else x for x in inputs),
-    }
-    for kind, replacement in replacements.items():
-        for j, kept in ((0, slice(1, None)), (last, slice(0, last))):
-            after = result(_replace_row(inputs, j, replacement))
-            _require(
-                _close(after[kept], before[kept]),
-                "row i stays when record j is replaced",
-                f"record {j} became {kind}",
-            )
-    for kept in (slice(1, None), slice(0, last), slice(0, 1)):
-        _require(
-            _close(result(tuple(x[kept] for x in inputs)), before[kept]),
-            "row i stays when other records are removed",
-        )
-    order = torch.arange(last + 1).roll(1)
-    _require(
-        _close(result(tuple(x[order] for x in inputs)), before[order]),
-        "rows are permuted as the records are",
-    )
-    # Values can agree where gradients do not, for example behind x - x.detach().
-    alone = _gradient(model, compute(tuple(x[:1] for x in inputs)).sum())
-    _require(
-        _close(_gradient(model, compute(inputs)[0].sum()), alone),
-        "the gradient of row i is that of record i alone",
-    )
-    _require(
-        all(torch.equal(old, new) for old, new in zip(state, _state(model), strict=True)),
-        "parameters and buffers stay as they were",
-    )
+        parameters = [parameter for _, parameter in trained_parameters(self._model)]
+        of_rows = [
+            torch.autograd.grad(row, parameters, retain_graph=True, materialize_grads=True)
+            for row in loss
+        ]
+        return [torch.stack(pieces) for pieces in zip(*of_rows, strict=True)]
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE)
+class _FeaturesAsLoss:
+    """A loss that mixes all features of a record and nothing else: for checking an encoder."""
 
+    coupling = Coupling.NONE
 
-def _replace_row(inputs: Views, j: int, replacement: Views) -> Views:
-    replaced = tuple(x.clone() for x in inputs)
-    for x, y in zip(replaced, replacement, strict=True):
-        x[j] = y[j]
-    return replaced
+    def build_head(self, encoder: Encoder) -> nn.Module:  # noqa: ARG002
+        return nn.Identity()
 
+    def views(self, batch: Tensor, generator: torch.Generator) -> Views:  # noqa: ARG002
+        return (batch,)
 
-def _state(model: nn.Module) -> list[Tensor]:
-    return [x.detach().clone() for x in (*model.parameters(), *model.buffers())]
+    def loss(self, model: PretrainModel, views: Views) -> Tensor:
+        features = model.head(model.encoder(views[0]))  # [B, D]
+        weights = torch.randn(features.shape[1], generator=_seeded(5), dtype=features.dtype)
+        return torch.as_tensor(features @ weights)
 
 
 def _gradient(model: nn.Module, loss: Tensor) -> Tensor:

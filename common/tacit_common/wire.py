@@ -9,6 +9,9 @@ what may leave a site (docs/privacy.md 2): adding a field means adding it here, 
     TrainRequest      TrainReply
     ProbeRequest      ProbeReply
     any               Refusal: a code, nothing else
+
+Beside each message travels a signed ledger head: from a site its own, to a site the
+newest one of its own that the server has seen (see `witness`).
 """
 
 import hashlib
@@ -22,6 +25,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tacit_common.errors import RefusalCode, WireError
+from tacit_common.ledger_chain import SignedHead
 from tacit_common.strategy import ParameterVector
 from tacit_common.study import Study
 
@@ -29,7 +33,7 @@ DESCRIBE = "query.describe"
 TRAIN = "train"
 PROBE = "query.probe"
 
-_CONFIG, _ARRAYS = "tacit", "arrays"
+_CONFIG, _ARRAYS, _LEDGER = "tacit", "arrays", "ledger"
 _DTYPES = {np.dtype(np.float32).str, np.dtype(np.float64).str}
 
 
@@ -111,7 +115,7 @@ class SiteDescription(_Body):
     """What a site says of itself: constants that its operator declared."""
 
     site: str = Field(max_length=64)
-    declared_records: int = Field(ge=1)
+    declared_units: int = Field(ge=1)
     tacit_version: str = Field(max_length=32)
 
 
@@ -198,6 +202,32 @@ def encode(message: Request | Reply) -> RecordDict:
             return _records("statistics", _EmptyBody(), statistics=message.statistics)
         case Refusal():
             return _records("refusal", message)
+
+
+def with_head(records: RecordDict, head: SignedHead | None) -> RecordDict:
+    """The same message with a ledger's signed head beside it; the arrays are shared."""
+    if head is None:
+        return records
+    beside = ConfigRecord({"head": head.model_dump_json()})
+    return RecordDict({**records, _LEDGER: beside})
+
+
+def decode_head(records: RecordDict) -> SignedHead | None:
+    """The signed head beside a message, whose signature is not checked here; None without one.
+
+    Raises:
+        WireError: there is one that cannot be understood.
+    """
+    config = records.config_records.get(_LEDGER)
+    if config is None:
+        return None
+    head = config.get("head")
+    if set(config) != {"head"} or not isinstance(head, str):
+        raise _malformed("its 'ledger' record is not a head")
+    try:
+        return SignedHead.model_validate_json(head)
+    except ValidationError:
+        raise _malformed("its ledger head has wrong fields") from None
 
 
 def decode_request(records: RecordDict) -> Request:

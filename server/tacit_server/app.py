@@ -10,8 +10,18 @@ from collections.abc import Callable, Iterator, Sequence
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
-from tacit_common.errors import WireError
-from tacit_common.wire import Reply, Request, decode_reply, encode, message_type
+from tacit_common.errors import LedgerError, WireError
+from tacit_common.wire import (
+    Refusal,
+    Reply,
+    Request,
+    decode_head,
+    decode_reply,
+    encode,
+    message_type,
+    with_head,
+)
+from tacit_common.witness import HeadBook
 from tacit_server.exchange import Answer, Exchange, Failure
 
 _POLL_S = 0.2  # Flower's own send_and_receive polls every 3 s
@@ -33,6 +43,13 @@ class GridExchange:
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
+        self._site_of: dict[int, str] = {}  # node to site, as its heads say
+        self._heads = HeadBook()
+
+    @property
+    def heads(self) -> HeadBook:
+        """Where the ledgers of the sites stood when they last answered."""
+        return self._heads
 
     def node_ids(self) -> list[int]:
         """Nodes that are connected now, ascending."""
@@ -44,7 +61,13 @@ class GridExchange:
         content = encode(request)  # once: every node is asked the same
         kind = message_type(request)
         messages = [
-            Message(content, dst_node_id=node, message_type=kind, ttl=timeout_s) for node in nodes
+            Message(
+                with_head(content, self._heads.heads.get(self._site_of.get(node, ""))),
+                dst_node_id=node,
+                message_type=kind,
+                ttl=timeout_s,
+            )
+            for node in nodes
         ]
         # Replies are matched by message, since an error reply does not name its node.
         node_of = dict(zip(self._grid.push_messages(messages), nodes, strict=True))
@@ -59,7 +82,7 @@ class GridExchange:
             for reply in replies:
                 node = node_of.pop(reply.metadata.reply_to_message_id, None)
                 if node is not None:
-                    arrived[node] = _decode(reply)
+                    arrived[node] = self._decode(node, reply)
             if replies:
                 continue
             if time.monotonic() >= deadline:
@@ -68,11 +91,19 @@ class GridExchange:
             else:
                 time.sleep(_POLL_S)
 
-
-def _decode(message: Message) -> Reply | Failure:
-    if message.has_error():
-        return Failure.NODE_ERROR
-    try:
-        return decode_reply(message.content)
-    except WireError:
-        return Failure.UNUSABLE_REPLY
+    def _decode(self, node: int, message: Message) -> Reply | Failure:
+        if message.has_error():
+            return Failure.NODE_ERROR
+        try:
+            reply, head = decode_reply(message.content), decode_head(message.content)
+        except WireError:
+            return Failure.UNUSABLE_REPLY
+        if head is None:  # a site may refuse because its ledger cannot be read
+            return reply if isinstance(reply, Refusal) else Failure.UNTRUSTED_LEDGER
+        if self._site_of.setdefault(node, head.site) != head.site:
+            return Failure.UNTRUSTED_LEDGER
+        try:
+            self._heads.observe(head)
+        except LedgerError:
+            return Failure.UNTRUSTED_LEDGER
+        return reply

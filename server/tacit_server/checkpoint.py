@@ -15,10 +15,11 @@ from safetensors.numpy import load, save
 
 from tacit_common.errors import CheckpointError
 from tacit_common.files import write_atomically
+from tacit_common.ledger_chain import SignedHead
 from tacit_common.strategy import ParameterVector, StrategyState
 from tacit_server.run_log import LoggedEvent
 
-_FORMAT = 1
+_FORMAT = 2
 _PARAMETERS, _INITIAL = "parameters", "initial"
 _MOMENT = "moment."
 
@@ -29,7 +30,8 @@ class RunState:
 
     `initial` [P] are the parameters before the first round (after the warm start): the
     baseline that the result is measured against. `events` is the run's event log up to
-    here: the log on disk is mended from it after a kill.
+    here: the log on disk is mended from it after a kill. `heads` are the newest ledger
+    heads of the sites that were seen, by site.
     """
 
     run: str
@@ -37,6 +39,7 @@ class RunState:
     strategy: StrategyState
     initial: ParameterVector
     events: list[LoggedEvent] = field(default_factory=list)
+    heads: dict[str, SignedHead] = field(default_factory=dict)
 
     @property
     def round(self) -> int:
@@ -52,6 +55,7 @@ class _Header(BaseModel):
     study_digest: str
     round: int
     events: list[LoggedEvent]
+    heads: dict[str, SignedHead]
     sha256: str
 
 
@@ -72,6 +76,7 @@ class CheckpointStore:
             study_digest=state.study_digest,
             round=state.round,
             events=state.events,
+            heads=state.heads,
             sha256="",
         )
         blank = header.model_dump_json().encode()
@@ -141,6 +146,7 @@ def _read(path: Path) -> RunState:
         run=header.run,
         study_digest=header.study_digest,
         strategy=StrategyState(tensors[_PARAMETERS], header.round, moments),
+        heads=header.heads,
         initial=tensors[_INITIAL],
         events=header.events,
     )

@@ -1,5 +1,6 @@
 """Who takes part: the sites that described themselves, and the cohort of a round."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ class Participant:
 
     node_id: int
     site: str
-    declared_records: int
+    declared_units: int
 
 
 def meet_sites(exchange: Exchange, timeout_s: float) -> list[Participant]:
@@ -31,7 +32,7 @@ def meet_sites(exchange: Exchange, timeout_s: float) -> list[Participant]:
     reasons: set[str] = set()
     for answer in exchange.ask(nodes, DescribeRequest(), timeout_s):
         match answer.reply:
-            case SiteDescription(site=site, declared_records=declared):
+            case SiteDescription(site=site, declared_units=declared):
                 participants.append(Participant(answer.node_id, site, declared))
             case Refusal(code=code):
                 reasons.add(code.value)
@@ -73,8 +74,13 @@ def choose_cohort(
     return [participants[index] for index in sorted(chosen)]
 
 
+def quorum_of(asked: int, federation: FederationPlan) -> int:
+    """How many of `asked` sites must answer for a round to count."""
+    return max(1, math.ceil(federation.quorum * asked - 1e-9))
+
+
 def weight_of(participant: Participant, federation: FederationPlan) -> float:
     """A site's weight in the mean: one, or its declared constant, never its private count."""
-    if federation.weighting == "declared_records":
-        return float(participant.declared_records)
+    if federation.weighting == "declared_units":
+        return float(participant.declared_units)
     return 1.0

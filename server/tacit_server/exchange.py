@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from tacit_common.wire import Reply, Request
+from tacit_common.witness import HeadBook
 
 
 class Failure(StrEnum):
@@ -14,6 +15,7 @@ class Failure(StrEnum):
     NO_ANSWER = "no_answer"  # nothing before the deadline
     NODE_ERROR = "node_error"  # Flower reports that the node failed
     UNUSABLE_REPLY = "unusable_reply"  # not a message of this version, or of another shape
+    UNTRUSTED_LEDGER = "untrusted_ledger"  # rolled back, forked, or no signed head at all
     NON_FINITE_UPDATE = "non_finite_update"  # NaN or infinity in the update
 
 
@@ -26,7 +28,15 @@ class Answer:
 
 
 class Exchange(Protocol):
-    """Asks nodes the same question and hands over what they answer."""
+    """Asks nodes the same question and hands over what they answer.
+
+    An answer counts only with a signed ledger head that follows from the last one seen.
+    """
+
+    @property
+    def heads(self) -> HeadBook:
+        """Where the ledgers of the sites stood when they last answered."""
+        ...
 
     def node_ids(self) -> list[int]:
         """Nodes that are connected now, ascending."""

@@ -21,7 +21,7 @@ from tacit_common.strategy import ParameterVector, StrategyState
 from tacit_common.study import Study, WarmStartPlan
 from tacit_common.training import flatten_parameters, load_parameters, seeded_generator, views_for
 from tacit_server.checkpoint import CheckpointStore, RunState
-from tacit_server.cohort import meet_sites
+from tacit_server.cohort import Participant, meet_sites
 from tacit_server.exchange import Exchange
 from tacit_server.metrics import MetricsWriter
 from tacit_server.probes import LabeledRecords, run_probe
@@ -99,14 +99,15 @@ class Coordinator:
             QuorumError: too few sites answered; what is done stays, and can be resumed.
             CheckpointError: the folder's checkpoint cannot be used.
         """
-        participants = meet_sites(exchange, self._study.federation.deadline_s)
-        declared = {p.site: p.declared_records for p in participants}
         state = self._folder.checkpoints.read_newest(study_digest=self._study.digest())
+        if state is not None:
+            exchange.heads.restore(state.heads)  # before any site can speak
+        participants = meet_sites(exchange, self._study.federation.deadline_s)
         if state is None:
-            state = self._begin(declared)
+            state = self._begin(exchange, participants)
         else:
             self._log.mend(state.events)
-            state = self._record(state, RunResumed(after_round=state.round))
+            state = self._record(exchange, state, RunResumed(after_round=state.round))
         federation = Federation(
             state.run, self._study, self._schedule, participants, exchange, self._strategy
         )
@@ -118,15 +119,15 @@ class Coordinator:
                 public_loss=self._public_loss,
                 progress=self._progress("round", f"round {state.round + 1}"),
             )
-            state = self._record(state, event, strategy)
+            state = self._record(exchange, state, event, strategy)
         state = self._probe(federation, state, "after")
         if not any(isinstance(event, RunFinished) for event in state.events):
             self._export(state)
-            state = self._record(state, RunFinished(rounds=state.round))
+            state = self._record(exchange, state, RunFinished(rounds=state.round))
         self._metrics.close()
         return state
 
-    def _begin(self, declared: dict[str, int]) -> RunState:
+    def _begin(self, exchange: Exchange, participants: list[Participant]) -> RunState:
         """Warm start, and the first checkpoint."""
         run = uuid4().hex
         started = RunStarted(
@@ -135,7 +136,7 @@ class Coordinator:
             rounds=self._study.federation.rounds,
             parameters=len(flatten_parameters(self._model)),
             noise_multiplier=self._schedule.noise_multiplier,
-            sites=declared,
+            sites={p.site: p.declared_units for p in participants},
         )
         events: list[LoggedEvent] = [started]
         self._log.mend(events)
@@ -148,6 +149,7 @@ class Coordinator:
             strategy=self._strategy.init(parameters),
             initial=parameters,
             events=events,
+            heads=exchange.heads.heads,
         )
         self._folder.checkpoints.write(state)
         for event in events[1:]:
@@ -189,14 +191,23 @@ class Coordinator:
                 scoring=self._scoring,
                 progress=self._progress("probe", f"{plan.kind} probe {when}"),
             )
-            state = self._record(state, event)
+            state = self._record(federation.exchange, state, event)
         return state
 
     def _record(
-        self, state: RunState, event: LoggedEvent, strategy: StrategyState | None = None
+        self,
+        exchange: Exchange,
+        state: RunState,
+        event: LoggedEvent,
+        strategy: StrategyState | None = None,
     ) -> RunState:
         """Checkpoint what has happened, then tell of it: the log never runs ahead."""
-        state = replace(state, strategy=strategy or state.strategy, events=[*state.events, event])
+        state = replace(
+            state,
+            strategy=strategy or state.strategy,
+            events=[*state.events, event],
+            heads=exchange.heads.heads,
+        )
         self._folder.checkpoints.write(state)
         self._log.publish(event)
         return state

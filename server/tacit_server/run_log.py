@@ -32,7 +32,7 @@ class RunStarted(_Event):
     rounds: int
     parameters: int
     noise_multiplier: float | None
-    sites: dict[str, int] = Field(description="Site to declared records.")
+    sites: dict[str, int] = Field(description="Site to declared units.")
 
 
 class RunResumed(_Event):

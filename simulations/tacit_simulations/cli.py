@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tacit_client.cli import embed
+from tacit_client.cli import embed, site_app
 from tacit_common import __version__
 from tacit_common.cli import ask_for_tracebacks, run_command
+from tacit_common.privacy.plan_command import plan
+from tacit_common.report.command import report_app
+from tacit_simulations.audit_command import audit
 
 if TYPE_CHECKING:
     from tacit_common.study import StudyFile
@@ -28,7 +31,11 @@ app = typer.Typer(
 )
 study_app = typer.Typer(help="Look at study files.", no_args_is_help=True)
 app.add_typer(study_app, name="study")
+app.command()(plan)
+app.command()(audit)
 app.command()(embed)
+app.add_typer(site_app, name="site")
+app.add_typer(report_app, name="report")
 
 StudyArgument = Annotated[
     str, typer.Argument(metavar="[RECIPE|STUDY.toml]", help="A recipe's name, or a study file.")

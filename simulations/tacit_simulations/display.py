@@ -153,7 +153,7 @@ class LiveDisplay:
             return ""
         table = Table(box=None, pad_edge=False, header_style="dim")
         table.add_column("site")
-        table.add_column("declared records", justify="right")
+        table.add_column("declared units", justify="right")
         table.add_column("rounds", justify="right")
         table.add_column("last round")
         shown = list(self._sites.items())[:_SITES_SHOWN]

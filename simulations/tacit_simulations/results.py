@@ -1,26 +1,31 @@
 """From what a run left on disk and in its ledgers to its report."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Literal
 
-from tacit_client.ledger import Charge, Ledger, LedgerHead
+from tacit_client.ledger import read_ledger
 from tacit_common.errors import RefusalCode
-from tacit_common.privacy.accounting import REPORT_INTERVAL, cross_check, epsilon
-from tacit_common.privacy.events import PrivacyEvent
+from tacit_common.ledger_chain import VerifiedLedger
+from tacit_common.objectives import build_objective
+from tacit_common.objectives.logit_dp import LogitDP
+from tacit_common.plugins import PluginTable
+from tacit_common.privacy.events import NonPrivateRelease, PrivacyEvent
+from tacit_common.privacy.noise import LatticeGaussian, SecureRandom
 from tacit_common.privacy.plan import PrivacySchedule
+from tacit_common.probes import build_probe
 from tacit_common.report import (
-    AccountantFigure,
     Assumption,
+    Audit,
+    Cohorts,
     Evaluation,
     Interval,
     LocalPrivacy,
+    Models,
     NoPrivacy,
     Pictures,
     ProbeReport,
     Refusal,
+    Release,
     Report,
     RoundReport,
     Run,
@@ -29,8 +34,12 @@ from tacit_common.report import (
     StudyRecord,
     statements,
 )
-from tacit_common.study import LocalPrivacyPlan, NoPrivacyPlan, PluginPlan, StudyFile
+from tacit_common.report.account import site_account
+from tacit_common.report.recompute import figures_of_site
+from tacit_common.study import LocalPrivacyPlan, NoPrivacyPlan, StudyFile
+from tacit_common.wire import parameters_sha256
 from tacit_server.checkpoint import RunState
+from tacit_server.cohort import quorum_of
 from tacit_server.run_log import (
     ProbeFinished,
     RoundFinished,
@@ -39,16 +48,6 @@ from tacit_server.run_log import (
     WarmStarted,
 )
 from tacit_simulations.sites import SimulatedSites
-
-_SAMPLER = (
-    "Poisson sampling: every record joins every step by its own coin flip, from an AES-256 "
-    "generator keyed by the operating system; views are drawn from it too; an empty sample still "
-    "adds noise and steps"
-)
-_NOISE = (
-    "Gaussian noise from an AES-256 generator keyed by the operating system, added to a "
-    "float64 sum on a lattice of spacing C/(64·√d); no seed controls it"
-)
 
 
 def build_report(
@@ -61,20 +60,26 @@ def build_report(
     evaluation: Evaluation | None,
     verdicts: Sequence[str],
     pictures: Pictures | None,
+    audit: Audit | None,
 ) -> Report:
     """The report of a finished run; ε comes from the ledgers, not from the plan."""
     rounds = [event for event in state.events if isinstance(event, RoundFinished)]
-    accounts = [_account(sites, index) for index in range(sites.plan.sites)]
-    site_reports = [
-        _site_report(study, state, sites.plan.declared_records, account, rounds)
-        for account in accounts
+    reports = [
+        _site_report(study, state, sites, read_ledger(sites.ledger_path(index)), rounds)
+        for index in range(sites.plan.sites)
     ]
     return Report(
         run=_run(study, state, engine, rounds),
         study=StudyRecord.of(study.travelling()),
         software=Software.installed(),
-        privacy=_privacy(study, schedule, accounts, site_reports),
-        sites=tuple(site_reports),
+        privacy=_privacy(study, schedule, len(state.initial), reports, audit),
+        sites=tuple(reports),
+        cohorts=_cohorts(study, state, rounds),
+        models=Models(
+            parameters=len(state.initial),
+            initial_sha256=parameters_sha256(state.initial),
+            final_sha256=parameters_sha256(state.strategy.parameters),
+        ),
         initial_validation_loss=next(
             (event.public_loss for event in state.events if isinstance(event, WarmStarted)), None
         ),
@@ -93,25 +98,6 @@ def build_report(
         evaluation=evaluation,
         pictures=pictures,
     )
-
-
-@dataclass(frozen=True)
-class _Account:
-    """What the ledger of a site says: everything that was reserved, and where it stands."""
-
-    site: str
-    charges: list[Charge]
-    head: LedgerHead
-
-
-def _account(sites: SimulatedSites, index: int) -> _Account:
-    """Read a site's ledger, verified, once."""
-    name = sites.name(index)
-    ledger = Ledger(sites.ledger_path(index), site=name)
-    try:
-        return _Account(name, ledger.charges, ledger.head)
-    finally:
-        ledger.close()
 
 
 def _run(
@@ -139,122 +125,185 @@ def _run(
 def _site_report(
     study: StudyFile,
     state: RunState,
-    declared_records: int,
-    account: _Account,
+    sites: SimulatedSites,
+    ledger: VerifiedLedger,
     rounds: list[RoundFinished],
 ) -> SiteReport:
-    name = account.site
-    curve, total = _spent(study, state.run, account.charges, len(rounds))
-    answered = sum(name in event.answered for event in rounds)
-    probed = sum(
-        name in event.answered for event in state.events if isinstance(event, ProbeFinished)
+    privacy = study.privacy
+    account = site_account(
+        ledger,
+        run=state.run,
+        rounds_done=len(rounds),
+        delta=privacy.delta if isinstance(privacy, LocalPrivacyPlan) else None,
     )
+    name, composition = ledger.genesis.site, account.composition
     return SiteReport(
         name=name,
-        declared_records=declared_records,
-        rounds_answered=answered,
-        epsilon_after_round=curve,
-        epsilon_total=total,
-        ledger_head=account.head.hash,
-        releases=answered + probed,
+        declared_units=sites.plan.declared_units,
+        rounds_answered=sum(name in event.answered for event in rounds),
+        atoms=account.atoms,
+        spent=account.spent,
+        epsilon_after_round=account.epsilon_after_round,
+        epsilon_run=account.epsilon_run,
+        epsilon_total=account.epsilon_total,
+        composition=None if composition is None else composition.rule,
+        renyi_order=None if composition is None else composition.order,
+        epsilon_cap=account.epsilon_cap,
+        reserves=account.reserves,
+        never_committed=account.never_committed,
+        releases=account.releases,
+        ledger=ledger.head,
     )
 
 
-def _spent(
-    study: StudyFile, run: str, charges: list[Charge], rounds: int
-) -> tuple[tuple[float, ...] | None, float | None]:
-    """ε after each round and in all, composed from all reserves in the ledger.
-
-    That includes reserves of an earlier run in this folder, whose checkpoints were lost:
-    the same records paid for both.
-    """
-    privacy = study.privacy
-    if not isinstance(privacy, LocalPrivacyPlan):
-        return None, None
-    total = epsilon([c.event for c in charges], privacy.delta, interval=REPORT_INTERVAL)
-    curve = []
-    for number in range(1, rounds + 1):
-        events = _events_until(run, charges, number)
-        # The quick grid overstates a little, and a part cannot cost more than the whole.
-        curve.append(min(epsilon(events, privacy.delta), total))
-    return tuple(curve), total
-
-
-def _events_until(run: str, charges: list[Charge], round_number: int) -> list[PrivacyEvent]:
-    """What was reserved before the round after this one."""
-    events: list[PrivacyEvent] = []
-    for charge in charges:
-        if charge.run != run:
-            events.append(charge.event)
-            continue
-        later = charge.action == "train" and int(charge.label.split()[1]) > round_number
-        if later or (charge.action == "probe" and charge.label.endswith("after")):
-            break
-        events.append(charge.event)
-    return events
+def _cohorts(study: StudyFile, state: RunState, rounds: list[RoundFinished]) -> Cohorts:
+    started = next(event for event in state.events if isinstance(event, RunStarted))
+    registered = len(started.sites)
+    asked = min(study.federation.cohort_size or registered, registered)
+    return Cohorts(
+        registered=registered,
+        asked_per_round=asked,
+        quorum=quorum_of(asked, study.federation),
+        smallest_answered=min((len(event.answered) for event in rounds), default=0),
+        worst_dropout=max(
+            (1 - len(event.answered) / len(event.asked) for event in rounds), default=0.0
+        ),
+        threshold=None,
+        collusion_bound=None,
+    )
 
 
 def _privacy(
     study: StudyFile,
     schedule: PrivacySchedule,
-    accounts: list[_Account],
-    site_reports: list[SiteReport],
+    dimension: int,
+    reports: list[SiteReport],
+    audit: Audit | None,
 ) -> LocalPrivacy | NoPrivacy:
-    steps = study.federation.rounds * study.federation.local_steps
-    if isinstance(study.privacy, NoPrivacyPlan) or schedule.noise_multiplier is None:
+    privacy, has_probes = study.privacy, bool(study.probes)
+    if isinstance(privacy, NoPrivacyPlan):
         return NoPrivacy(
             mode="none",
             plain_statement=statements.NO_DIFFERENTIAL_PRIVACY_PLAIN,
             formal_statement=statements.NO_DIFFERENTIAL_PRIVACY_FORMAL,
-            sampling_rate=study.privacy.sampling_rate,
-            steps=steps,
+            sampling_rate=privacy.sampling_rate,
+            steps=study.federation.rounds * study.federation.local_steps,
+            outputs=statements.none_outputs(has_probes=has_probes),
             assumptions=(),
             not_covered=statements.NONE_NOT_COVERED,
         )
-    privacy = study.privacy
-    totals = [site.epsilon_total or 0.0 for site in site_reports]
-    largest = max(totals)
-    charges = accounts[totals.index(largest)].charges
-    figures = cross_check([charge.event for charge in charges], privacy.delta)
-    dp_accounting, opacus = f"dp-accounting {version('dp-accounting')}", version("opacus")
-    accountants = [
-        AccountantFigure(method="PLD", epsilon=figures.pld, software=dp_accounting),
-        AccountantFigure(method="RDP", epsilon=figures.rdp, software=dp_accounting),
-    ]
-    if figures.prv is not None and math.isfinite(figures.prv):
-        accountants.append(
-            AccountantFigure(method="PRV", epsilon=figures.prv, software=f"Opacus {opacus}")
-        )
+    worst = max(reports, key=lambda report: report.epsilon_total or 0.0)
+    if worst.epsilon_total is None:
+        raise TypeError("a site of a private run has spent something")
+    figures = figures_of_site(worst, privacy.delta)
+    figure = worst.epsilon_total
     return LocalPrivacy(
         mode="local",
-        plain_statement=statements.local_plain_statement(epsilon=largest, delta=privacy.delta),
-        formal_statement=statements.local_formal_statement(epsilon=largest, delta=privacy.delta),
+        plain_statement=statements.local_plain_statement(
+            epsilon=figure,
+            delta=privacy.delta,
+            unit=privacy.unit,
+            trade_off=figures.trade_off,
+        ),
+        formal_statement=statements.local_formal_statement(
+            epsilon=figure,
+            delta=privacy.delta,
+            unit=privacy.unit,
+            records_per_subject=privacy.records_per_subject,
+        ),
+        setting=statements.LOCAL_SETTING,
+        accesses_covered=statements.local_accesses_covered(
+            unit=privacy.unit, has_probes=has_probes
+        ),
+        accesses_excluded=(
+            *statements.LOCAL_ACCESSES_EXCLUDED,
+            *statements.SIMULATION_ACCESSES_EXCLUDED,
+        ),
+        outputs=statements.local_outputs(has_probes=has_probes),
         unit=privacy.unit,
+        records_per_subject=privacy.records_per_subject,
         adjacency="zero-out",
         adversary=statements.LOCAL_ADVERSARY,
         transcript=statements.LOCAL_TRANSCRIPT,
         epsilon_target=privacy.epsilon,
-        epsilon_spent=largest,
+        epsilon_spent=figure,
         delta=privacy.delta,
-        l2_clip_norm=privacy.l2_clip_norm,
-        sampling_rate=privacy.sampling_rate,
-        noise_multiplier=schedule.noise_multiplier,
-        steps=steps,
-        sampler=_SAMPLER,
-        noise=_NOISE,
-        accountants=tuple(accountants),
-        assumptions=_assumptions(study),
-        not_covered=(*statements.LOCAL_NOT_COVERED, *statements.SIMULATION_NOT_COVERED),
+        releases=_releases(study, privacy, schedule, dimension),
+        sampler=statements.sampler(unit=privacy.unit),
+        noise=statements.NOISE,
+        floating_point=statements.FLOATING_POINT,
+        accountants=figures.accountants,
+        curve=figures.curve,
+        trade_off=figures.trade_off,
+        groups=figures.groups,
+        tuning=statements.TUNING,
+        assumptions=_assumptions(),
+        not_covered=(*statements.local_not_covered(privacy.unit), *statements.SIMULATION_NOT_COVERED),
+        audit=audit,
     )
 
 
-def _assumptions(study: StudyFile) -> tuple[Assumption, ...]:
-    own_objective = isinstance(study.objective, PluginPlan)
+def _releases(
+    study: StudyFile, privacy: LocalPrivacyPlan, schedule: PrivacySchedule, dimension: int
+) -> tuple[Release, ...]:
+    """Every mechanism of the study, with the noise that it adds to a sum."""
+    plugins = PluginTable(study.plugins)
+    objective = build_objective(study, plugins)
+    clip_norm = privacy.l2_clip_norm
+    contribution = (
+        objective.l2_sensitivity(clip_norm) if isinstance(objective, LogitDP) else clip_norm
+    )
+    training = statements.training_mechanism(
+        unit=privacy.unit, records_per_subject=privacy.records_per_subject
+    )
+    return (
+        _release("training", training, schedule.planned[0], clip_norm, contribution, dimension),
+        *(
+            _release(
+                f"probe {release.probe} {release.when}",
+                statements.PROBE_MECHANISM,
+                release.event,
+                sensitivity := build_probe(study.probes[release.probe], plugins).l2_sensitivity,
+                sensitivity,
+                dimension=1,  # the lattice's share of the sensitivity is the same for all
+            )
+            for release in schedule.probe_releases
+        ),
+    )
+
+
+def _release(
+    name: str,
+    mechanism: str,
+    event: PrivacyEvent,
+    l2_clip_norm: float,
+    contribution: float,
+    dimension: int,
+) -> Release:
+    if isinstance(event, NonPrivateRelease):
+        raise TypeError("a private study releases nothing without noise")
+    lattice = LatticeGaussian(
+        l2_clip_norm=contribution,
+        dimension=dimension,
+        noise_multiplier=event.noise_multiplier,
+        source=SecureRandom(),
+    )
+    return Release(
+        name=name,
+        mechanism=mechanism,
+        event=event,
+        l2_clip_norm=l2_clip_norm,
+        l2_sensitivity=lattice.l2_sensitivity,
+        noise_stddev=lattice.noise_stddev,
+    )
+
+
+def _assumptions() -> tuple[Assumption, ...]:
     return (
         Assumption(
-            text="No record is held by two sites.",
+            text="No unit (record or subject) is held by two sites.",
             held=True,
-            why="The simulation dealt every record to exactly one site.",
+            why="The simulation dealt every record, and every subject whole, to exactly one site.",
         ),
         Assumption(
             text="The order and the choice of hyper-parameters did not depend on these records.",
@@ -262,11 +311,10 @@ def _assumptions(study: StudyFile) -> tuple[Assumption, ...]:
             why="Only who wrote the study knows; earlier trials on the same records add up.",
         ),
         Assumption(
-            text="The objective's loss of a record depends on that record alone.",
-            held=None if own_objective else True,
-            why="The plug-in declares it; run tacit_common.testing.check_objective on it."
-            if own_objective
-            else "The conformance suite checks it for every built-in objective.",
+            text="The loss of a unit depends on that unit alone.",
+            held=True,
+            why="Every site checked it before it paid, on the gradients that were clipped: "
+            "replacing, removing, poisoning and permuting records changed nothing elsewhere.",
         ),
     )
 

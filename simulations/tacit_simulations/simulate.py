@@ -15,24 +15,27 @@ from pathlib import Path
 import torch
 
 from tacit_client.data import LabeledArraySource
+from tacit_client.gate import require_separable
 from tacit_client.probe import require_labels
 from tacit_common.errors import StudyError, UsageError
 from tacit_common.files import write_atomically
+from tacit_common.identity import Identity
 from tacit_common.model import build_model
 from tacit_common.plugins import PluginTable
+from tacit_common.privacy.certificate import Certificates
 from tacit_common.privacy.plan import calibrate
-from tacit_common.privacy.separability import require_legal
 from tacit_common.report import Report, write_report
 from tacit_common.study import SimulationPlan, StudyFile
 from tacit_common.study_file import load_study
 from tacit_server.probes import LabeledRecords
 from tacit_server.run import Coordinator, RunFolder
 from tacit_server.run_log import Watcher
+from tacit_simulations.audit_record import read_audit
 from tacit_simulations.datasets import LabeledImages
 from tacit_simulations.engine import RayOptions, run_in_process, run_on_ray
 from tacit_simulations.judgement import judge
 from tacit_simulations.results import build_report
-from tacit_simulations.sites import SimulatedSites, training_device
+from tacit_simulations.sites import SimulatedSites, certificates_path, training_device
 
 STUDY = "study.toml"
 
@@ -61,7 +64,7 @@ def new_folder(study: StudyFile, out: Path | None) -> Path:
             fix="give another --out, or go on with a run by --resume",
         )
     try:
-        write_atomically(folder / STUDY, _with_whole_path(study).to_toml().encode())
+        write_atomically(folder / STUDY, _with_whole_paths(study).to_toml().encode())
     except OSError as error:
         raise UsageError(
             f"cannot write to '{folder}'",
@@ -71,13 +74,17 @@ def new_folder(study: StudyFile, out: Path | None) -> Path:
     return folder
 
 
-def _with_whole_path(study: StudyFile) -> StudyFile:
-    """The study with its data's path made absolute, so that it resumes from anywhere."""
+def _with_whole_paths(study: StudyFile) -> StudyFile:
+    """The study with its paths made absolute, so that it resumes from anywhere."""
     plan = study.simulation
-    if plan is None or not Path(plan.dataset).exists():
+    if plan is None:
         return study
-    whole = plan.model_copy(update={"dataset": str(Path(plan.dataset).absolute())})
-    return study.model_copy(update={"simulation": whole})
+    whole = {}
+    if Path(plan.dataset).exists():
+        whole["dataset"] = str(Path(plan.dataset).absolute())
+    if plan.sites_dir is not None:
+        whole["sites_dir"] = str(Path(plan.sites_dir).absolute())
+    return study.model_copy(update={"simulation": plan.model_copy(update=whole)})
 
 
 def read_folder(folder: Path) -> StudyFile:
@@ -105,11 +112,12 @@ def check(study: StudyFile) -> SimulationPlan:
         raise StudyError(
             "the study has no [simulation]",
             why="a simulation needs a data set and a number of sites",
-            fix="add [simulation] with dataset, sites and declared_records",
+            fix="add [simulation] with dataset, sites and declared_units",
         )
-    _, objective = build_model(study.travelling(), PluginTable(study.plugins))
-    require_legal(objective.coupling, study.objective.kind, study.privacy)
-    calibrate(study.travelling())
+    travelling, plugins = study.travelling(), PluginTable(study.plugins)
+    build_model(travelling, plugins)
+    require_separable(travelling, plugins, Certificates(certificates_path()))
+    calibrate(travelling)
     return study.simulation
 
 
@@ -158,8 +166,10 @@ def simulate(
             evaluation=judgement.evaluation,
             verdicts=judgement.verdicts,
             pictures=judgement.pictures,
+            audit=read_audit(folder),
         )
-        report_json, report_html = write_report(folder, report)
+        identity = Identity.load_or_create(folder / "coordinator.key")
+        report_json, report_html = write_report(folder, report, identity)
         return SimulationResult(report, report_json, report_html)
 
 

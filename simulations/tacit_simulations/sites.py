@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tacit_client.atoms import bind
 from tacit_client.data import LabeledArraySource
 from tacit_client.ledger import Ledger
 from tacit_client.outbox import Outbox
@@ -19,9 +21,11 @@ from tacit_client.site import Site
 from tacit_common.encoders import image_shape
 from tacit_common.errors import CheckpointError, StudyError, UsageError
 from tacit_common.files import write_atomically
+from tacit_common.identity import Identity
 from tacit_common.plugins import PluginTable
+from tacit_common.privacy.certificate import Certificates
 from tacit_common.privacy.noise import SecureRandom
-from tacit_common.study import LocalPrivacyPlan, SimulationPlan, StudyFile
+from tacit_common.study import LocalPrivacyPlan, SimulationPlan, StudyFile, SubjectsPlan
 from tacit_simulations.datasets import LabeledImages, load_dataset
 from tacit_simulations.partition import partition
 
@@ -40,9 +44,15 @@ class SimulatedSites:
         """A name that sorts like its number."""
         return f"site-{index:0{len(str(self.plan.sites - 1))}d}"
 
+    @property
+    def home(self) -> Path:
+        """Where the sites keep their keys and ledgers: in the run's folder, or beyond it."""
+        kept = self.plan.sites_dir
+        return self.folder / "sites" if kept is None else Path(kept)
+
     def ledger_path(self, index: int) -> Path:
         """Where the ledger of a site is."""
-        return self.folder / "sites" / self.name(index) / "ledger.db"
+        return self.home / self.name(index) / "ledger.db"
 
     def prepare(self) -> LabeledImages:
         """Load the data and deal it out, once for all processes; returns the data.
@@ -62,7 +72,7 @@ class SimulatedSites:
             if isinstance(train, LabeledArraySource)
             else np.zeros(len(train), dtype=np.int64)
         )
-        shares = partition(labels, self.plan.partition, self.plan.sites, self.study.seed)
+        shares = partition(labels, self.plan.partition, self.plan.sites, self.study.seed, subjects=train.subjects)
         buffer = io.BytesIO()
         np.savez(buffer, *shares, plan=np.array(self.plan.model_dump_json()))
         write_atomically(self._partition_path, buffer.getvalue())
@@ -84,15 +94,27 @@ class SimulatedSites:
             _open_sites.move_to_end(key)
             return _open_sites[key]
         torch.set_num_threads(self.plan.threads)  # in a worker process too
-        _keep_log(self.folder / "sites" / "log.txt")
+        _keep_log(self.home / "log.txt")
         directory = self.ledger_path(index).parent
+        source = self._images().train.take(self._share(index))
+        identity = Identity.load_or_create(directory / "identity.key")
+        # One machine holds all sites: what it loses in a power cut, it loses whole.
+        ledger = Ledger(
+            directory / "ledger.db",
+            site=self.name(index),
+            identity=identity,
+            survive_power_loss=False,
+        )
+        if key not in _atoms:  # reading all records once a process is enough
+            _atoms[key] = bind(ledger, identity, source, lineage=Path(self.plan.dataset).name)
         site = Site(
             name=self.name(index),
-            source=self._images().train.take(self._share(index)),
-            declared_records=self.plan.declared_records,
-            policy=_policy(self.study),
-            # One machine holds all sites: what it loses in a power cut, it loses whole.
-            ledger=Ledger(directory / "ledger.db", site=self.name(index), survive_power_loss=False),
+            source=source,
+            declared_units=self.plan.declared_units,
+            policy=policy_of(self.study),
+            ledger=ledger,
+            atoms=_atoms[key],
+            certificates=Certificates(certificates_path()),
             outbox=Outbox(directory / "outbox", survive_power_loss=False),
             plugins=PluginTable(self.study.plugins),
             random=SecureRandom(),
@@ -113,7 +135,7 @@ class SimulatedSites:
 
     @property
     def _partition_path(self) -> Path:
-        return self.folder / "sites" / "partition.npz"
+        return self.folder / "partition.npz"
 
     def _share(self, index: int) -> NDArray[np.int64]:
         return _shares(self._partition_path)[f"arr_{index}"]
@@ -128,10 +150,12 @@ class SimulatedSites:
             )
         channels, size, _ = shape
         plugins = tuple(sorted(self.study.plugins.items()))
-        return _load(self.plan.dataset, size, channels, self.study.seed, plugins)
+        plan = self.plan
+        return _load(plan.dataset, size, channels, self.study.seed, plugins, plan.subjects)
 
 
 _open_sites: OrderedDict[tuple[Path, int], Site] = OrderedDict()
+_atoms: dict[tuple[Path, int], tuple[str, ...]] = {}
 
 
 def _keep_log(path: Path) -> None:
@@ -158,7 +182,12 @@ def _shares(path: Path) -> dict[str, NDArray[np.int64]]:
 
 @lru_cache(maxsize=1)
 def _load(
-    dataset: str, image_size: int, channels: int, seed: int, plugins: tuple[tuple[str, str], ...]
+    dataset: str,
+    image_size: int,
+    channels: int,
+    seed: int,
+    plugins: tuple[tuple[str, str], ...],
+    subjects: SubjectsPlan | None,
 ) -> LabeledImages:
     """The data of one simulation, once a process."""
     return load_dataset(
@@ -167,6 +196,7 @@ def _load(
         channels=channels,
         seed=seed,
         plugins=PluginTable(dict(plugins)),
+        subjects=subjects,
     )
 
 
@@ -186,10 +216,18 @@ def training_device(plan: SimulationPlan) -> torch.device:
     return torch.device("cuda" if available and plan.device != "cpu" else "cpu")
 
 
-def _policy(study: StudyFile) -> SitePolicy:
-    """Simulated operators allow what the study asks for, and not a bit more."""
-    if isinstance(study.privacy, LocalPrivacyPlan):
-        return SitePolicy(
-            epsilon_cap=study.privacy.epsilon, delta=study.privacy.delta, allow_non_private=False
-        )
-    return SitePolicy(epsilon_cap=1.0, delta=1e-5, allow_non_private=True)
+def certificates_path() -> Path:
+    """Where this user keeps what the separability gate has passed, from run to run."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "tacit" / "certificates.json"
+
+
+def policy_of(study: StudyFile) -> SitePolicy:
+    """Simulated operators allow what the study asks for, unless it names another cap."""
+    privacy = study.privacy
+    if not isinstance(privacy, LocalPrivacyPlan):
+        return SitePolicy(epsilon_cap=1.0, delta=1e-5, allow_non_private=True)
+    named = None if study.simulation is None else study.simulation.epsilon_cap
+    return SitePolicy(
+        epsilon_cap=named or privacy.epsilon, delta=privacy.delta, allow_non_private=False
+    )

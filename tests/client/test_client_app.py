@@ -16,6 +16,7 @@ from tacit_client.site import Site
 from tacit_common.errors import (
     CheckpointError,
     DataError,
+    IdentityError,
     LedgerError,
     NonFiniteUpdateError,
     PluginError,
@@ -29,6 +30,7 @@ from tacit_common.errors import (
     UsageError,
     WireError,
 )
+from tacit_common.ledger_chain import Atom, SignedHead
 from tacit_common.privacy.noise import InsecureSeededRandom
 from tacit_common.study import Study
 from tacit_common.wire import (
@@ -41,6 +43,7 @@ from tacit_common.wire import (
     SiteDescription,
     TrainReply,
     TrainRequest,
+    decode_head,
     decode_reply,
     encode,
     message_type,
@@ -92,6 +95,7 @@ EXPECTED: dict[Exception, RefusalCode] = {
     said(PluginError): RefusalCode.PLUGIN,
     said(PrivacyConfigError): RefusalCode.OBJECTIVE,
     said(LedgerError): RefusalCode.LEDGER,
+    said(IdentityError): RefusalCode.LEDGER,
     said(DataError): RefusalCode.DATA,
     said(UnreadableRecordError): RefusalCode.DATA,
     said(WireError): RefusalCode.MESSAGE,
@@ -120,7 +124,11 @@ class Failing:
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    def answer(self, request: Request) -> TrainReply:
+    def answer(self, request: Request, *, witnessed: object) -> TrainReply:
+        raise self._error
+
+    @property
+    def ledger(self) -> object:
         raise self._error
 
 
@@ -189,7 +197,7 @@ MALFORMED: dict[str, RecordDict] = {
     "kind is no text": RecordDict({"tacit": ConfigRecord({"kind": 7, "body": "{}"})}),
     "body is no JSON": RecordDict({"tacit": ConfigRecord({"kind": "train", "body": "{"})}),
     "unknown kind": RecordDict({"tacit": ConfigRecord({"kind": "exec", "body": "{}"})}),
-    "a reply": encode(SiteDescription(site="x", declared_records=1, tacit_version="0")),
+    "a reply": encode(SiteDescription(site="x", declared_units=1, tacit_version="0")),
     "another protocol": RecordDict(
         {"tacit": ConfigRecord({"kind": "describe", "body": '{"protocol":2}'})}
     ),
@@ -211,7 +219,7 @@ def test_a_malformed_message_is_answered_with_the_code_message(
     message = Message(MALFORMED[name], dst_node_id=2, message_type=kind)
     reply = reply_of(site, message)
     assert decoded(reply) == Refusal(code=RefusalCode.MESSAGE)
-    assert len(site.ledger.entries()) == 1
+    assert [entry.kind for entry in site.ledger.entries()] == ["GENESIS", "ATOM"]
 
 
 def test_a_shape_whose_size_overflows_is_a_malformed_message(
@@ -230,15 +238,41 @@ def test_a_shape_whose_size_overflows_is_a_malformed_message(
 
 def shape_of(reply: Message) -> dict[str, object]:
     """Names, types and sizes of everything in a reply, without the values."""
-    assert set(reply.content) <= {"tacit", "arrays"}
+    assert set(reply.content) <= {"tacit", "arrays", "ledger"}
+    assert set(reply.content["ledger"]) == {"head"}
     config = dict(reply.content["tacit"])
     assert set(config) == {"kind", "body"}
     arrays = reply.content.array_records.get("arrays", ArrayRecord())
+    head = decode_head(reply.content)
+    assert head is not None
+    assert head.is_genuine()
     return {
         "kind": config["kind"],
         "body": config["body"],
         **{name: (a.dtype, tuple(a.shape), a.stype) for name, a in arrays.items()},
     }
+
+
+def said_in(reply: Message) -> list[object]:
+    """A reply without the head of the ledger, which differs by key and time."""
+    return [reply.content.get(name) for name in ("tacit", "arrays")]
+
+
+def test_a_reply_shows_where_the_ledger_stands_after_it_was_paid(
+    make_site: MakeSite, make_study: MakeStudy, train_request: Ask
+) -> None:
+    site = make_site()
+    before = site.ledger.head
+    head = decode_head(reply_of(site, asked(train_request(make_study()))).content)
+    assert head == site.ledger.head
+    assert head is not None
+    assert head.seq == before.seq + 2  # RESERVE, COMMIT
+
+
+def test_a_head_says_nothing_but_its_fields() -> None:
+    """The hash covers rows that hold a keyed digest of the data, and no count."""
+    assert SignedHead.model_fields.keys() == {"site", "public_key", "seq", "hash", "signature"}
+    assert Atom.model_fields.keys() == {"atom", "lineage", "parents", "tags_sha256"}
 
 
 def test_replies_hold_the_fields_of_the_allow_list_and_no_others(
@@ -274,7 +308,7 @@ def test_replies_hold_the_fields_of_the_allow_list_and_no_others(
     assert SiteDescription.model_fields.keys() == {
         "protocol",
         "site",
-        "declared_records",
+        "declared_units",
         "tacit_version",
     }
 
@@ -323,10 +357,10 @@ def test_a_record_that_was_not_sampled_changes_no_byte_of_a_reply(
     for seed in range(8):
         joins = InsecureSeededRandom(seed, insecure_rng=True).bernoulli(len(other), 0.25)[-1]
         request = asked(train_request(study, run=f"seed {seed}"))
-        replies: list[RecordDict] = []
+        replies: list[list[object]] = []
         for data in (images, other):
             site = site_with(make_site, f"{seed}-{len(replies)}", data, seed)
-            replies.append(reply_of(site, request).content)
+            replies.append(said_in(reply_of(site, request)))
         same = replies[0] == replies[1]
         assert same == (not joins)
         equal, unequal = equal + same, unequal + (not same)
@@ -374,5 +408,5 @@ def test_a_refusal_over_budget_is_the_same_whatever_the_data(
     replies = [
         reply_of(make_site(folder=f"{n}", records=n, policy=policy), request) for n in (1, 40)
     ]
-    assert replies[0].content == replies[1].content
+    assert said_in(replies[0]) == said_in(replies[1])
     assert decoded(replies[0]) == Refusal(code=RefusalCode.BUDGET)

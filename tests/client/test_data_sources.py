@@ -20,6 +20,7 @@ from tacit_client.data import ArraySource, LabeledArraySource, open_source
 from tacit_client.data.pixels import fit_image, to_channels
 from tacit_common.data import DataSource, LabeledDataSource
 from tacit_common.errors import DataError, UnreadableRecordError
+from tacit_common.testing import check_data_source
 
 SIZE = 6
 SECRET = "patient-4711"  # noqa: S105  # stands for anything that a record says
@@ -321,16 +322,61 @@ def test_a_bad_pixel_condemns_its_record_and_no_other(
 
 
 def test_a_missing_file_of_a_table_is_named_by_its_index_alone(tmp_path: Path) -> None:
-    (tmp_path / "x.csv").write_text(f"image\n{SECRET}.png\n")
+    touch(tmp_path / "there.png")
+    (tmp_path / "x.csv").write_text(f"image\n{SECRET}.png\nthere.png\n")
     source = opened(tmp_path / "x.csv")
     with pytest.raises(UnreadableRecordError, match="record 0") as caught:
         source[0]
     assert SECRET not in str(caught.value)
+    assert source[1].shape == (1, SIZE, SIZE)
 
 
 def touch(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(png(np.zeros((2, 2), np.uint8)))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -0.5, 255.0])
+@pytest.mark.parametrize("in_memory", [True, False], ids=["in memory", "on disk"])
+def test_an_array_is_opened_whatever_one_of_its_pixels_is(
+    bad: float, in_memory: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = np.random.default_rng(5).random((3, 1, SIZE, SIZE), dtype=np.float32)
+    images[1, 0, 2, 3] = bad
+    source: DataSource
+    if in_memory:
+        source = ArraySource(torch.from_numpy(images))
+    else:
+        source = opened(save_array(tmp_path, images))
+        assert "1 of 3 images" in caplog.text
+    with pytest.raises(UnreadableRecordError, match="record 1") as caught:
+        source[1]
+    assert str(bad) not in str(caught.value)
+    for index in (0, 2):
+        np.testing.assert_array_equal(source[index].numpy(), images[index])
+    check_data_source(source)
+
+
+def test_records_behind_one_that_is_damaged_are_found(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(b"")
+    touch(tmp_path / "1.png")
+    assert len(opened(tmp_path)) == 2
+
+
+def test_a_null_image_condemns_its_row_and_no_other(tmp_path: Path) -> None:
+    whole = png(np.zeros((SIZE, SIZE), np.uint8))
+    parquet.write_table(pa.table({"image": [None, whole]}), tmp_path / "x.parquet")
+    source = opened(tmp_path / "x.parquet")
+    assert source[1].shape == (1, SIZE, SIZE)
+    with pytest.raises(UnreadableRecordError, match="record 0"):
+        source[0]
+
+
+def test_images_in_hidden_folders_are_passed_over(tmp_path: Path) -> None:
+    touch(tmp_path / "cat" / "1.png")
+    touch(tmp_path / "cat" / ".thumbnails" / "1.png")
+    touch(tmp_path / ".trash" / "1.png")
+    assert len(opened(tmp_path)) == 1
 
 
 def save_object_array(folder: Path) -> Path:
@@ -388,6 +434,9 @@ GREY = np.zeros((2, 4, 4), np.uint8)
         (lambda f: save_array(f, np.zeros((2, 2, 4, 4), np.uint8)), "2 channels"),
         (lambda f: save_array(f, np.zeros((2, 4, 4), np.int64)), "int64"),
         (lambda f: save_array(f, np.full((2, 4, 4), 255.0)), "outside [0, 1]"),
+        (lambda f: save_array(f, np.full((2, 4, 4), np.nan)), "NaN"),
+        (lambda f: save_text(f, "x.png", SECRET).parent, "none of its records"),
+        (lambda f: save_text(f, "x.csv", f"image\n{SECRET}.png"), "none of its records"),
         (lambda f: save_text(f, "x.csv", f"picture\n{SECRET}"), "no column 'image'"),
         (lambda f: save_text(f, "x.csv", "image\n"), "no rows"),
         (lambda f: save_text(f, "x.csv", "image\n4711\n"), "column 'image' is int64"),
@@ -422,6 +471,31 @@ def test_a_class_that_class_names_lack_is_refused_unnamed(
     with pytest.raises(DataError, match="not among class_names") as caught:
         open_source(root, image_size=SIZE, channels=1, class_names=["cat"])
     assert SECRET not in str(caught.value)
+
+
+def test_class_names_that_hold_a_name_twice_are_refused(
+    images: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    root = class_folder(tmp_path, ["cat"], images)
+    with pytest.raises(DataError, match="twice"):
+        open_source(root, image_size=SIZE, channels=1, class_names=["cat", "dog", "cat"])
+
+
+@pytest.mark.parametrize("write", ["csv", "folder"])
+def test_two_sites_with_the_same_class_names_give_a_class_one_number(
+    write: str, images: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    numbers = []
+    for site, held in (("a", ["cat", "dog"]), ("b", ["dog"])):
+        root = tmp_path / site
+        class_folder(root, held, images)
+        if write == "csv":
+            rows = [f"{name}/deep/1.png,{name}" for name in held]
+            root = save_text(root, "x.csv", "\n".join(["image,label", *rows]))
+        source = open_source(root, image_size=SIZE, channels=1, class_names=["ant", "cat", "dog"])
+        assert isinstance(source, LabeledDataSource)
+        numbers.append([source.label_of(index) for index in range(len(source))])
+    assert numbers == [[1, 2], [2]]
 
 
 # --- in memory -------------------------------------------------------------------------

@@ -114,7 +114,7 @@ def clipped(
     seed: int = 0,
 ) -> Tensor:
     return gradients.engine.clipped_sum(
-        batch,
+        [record[None] for record in batch],
         torch.Generator().manual_seed(seed),
         l2_clip_norm=norm,
         augmentations=augmentations,
@@ -217,7 +217,7 @@ def test_a_gradient_is_the_same_to_the_last_bit_wherever_its_record_stands(
     """Else parameters could be made that turn the last bit into more than the clip norm."""
 
     def rows(batch: Tensor) -> Tensor:
-        parts = every.engine._per_unit(batch, torch.Generator(), 1)
+        parts = every.engine._rows_of_records(batch, torch.Generator(), 1)
         return torch.cat([part.flatten(1) for part in parts], dim=1)
 
     batch = images(size)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,6 @@ from tacit_common.errors import (
     WireError,
 )
 from tacit_common.plugins import PluginTable
-from tacit_common.privacy.accounting import REPORT_INTERVAL, epsilon
 from tacit_common.privacy.events import GaussianRelease, PoissonGaussianSteps
 from tacit_common.privacy.noise import SecureRandom
 from tacit_common.privacy.plan import calibrate
@@ -81,6 +81,13 @@ class Unreadable(Watched):
         raise UnreadableRecordError("a record is damaged", why="it is", fix="mend it")
 
 
+def watched(make_site: MakeSite, journal: list[str], **changes: Any) -> Site:
+    """A site whose reads are in the journal, from after its data was bound to its ledger."""
+    site = make_site(source=Watched(journal), **changes)
+    journal.clear()
+    return site
+
+
 def update_of(site: Site, request: TrainRequest) -> bytes:
     reply = site.answer(request)
     assert isinstance(reply, TrainReply)
@@ -88,7 +95,7 @@ def update_of(site: Site, request: TrainRequest) -> bytes:
 
 
 def kinds(site: Site) -> list[str]:
-    return [entry.kind for entry in site.ledger.entries()][1:]
+    return [e.kind for e in site.ledger.entries() if e.kind not in {"GENESIS", "ATOM"}]
 
 
 def refused(site: Site, request: TrainRequest | ProbeRequest) -> RefusalCode:
@@ -110,13 +117,14 @@ def journal(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What happens at a site, in order: rows of the ledger, reads, and stored answers."""
     events: list[str] = []
     store = "tacit_client.outbox.Outbox.store"
-    written = Ledger._write
+    for name, kind in (("reserve", "RESERVE"), ("commit", "COMMIT"), ("void", "VOID")):
+        written = getattr(Ledger, name)
 
-    def write(self: Ledger, kind: str, payload: dict[str, object]) -> None:
-        written(self, kind, payload)
-        events.append(kind)
+        def write(self: Ledger, *args: object, written=written, kind=kind) -> None:
+            written(self, *args)
+            events.append(kind)
 
-    monkeypatch.setattr(Ledger, "_write", write)
+        monkeypatch.setattr(Ledger, name, write)
     monkeypatch.setattr(store, lambda self, key, reply: events.append("store"))
     return events
 
@@ -129,7 +137,7 @@ def in_order(journal: Sequence[str]) -> list[str]:
 def test_training_pays_then_reads_then_stores_then_commits(
     make_site: MakeSite, study: Study, train_request: Ask, journal: list[str]
 ) -> None:
-    site = make_site(source=Watched(journal))
+    site = watched(make_site, journal)
     site.answer(train_request(study))
     assert in_order(journal) == ["RESERVE", "read", "store", "COMMIT"]
 
@@ -141,7 +149,7 @@ def test_a_probe_pays_then_reads_then_stores_then_commits(
     probe_request: AskProbe,
     journal: list[str],
 ) -> None:
-    site = make_site(source=Watched(journal))
+    site = watched(make_site, journal)
     site.answer(probe_request(make_study(with_probe)))
     first, *work, stored, last = in_order(journal)
     assert (first, stored, last) == ("RESERVE", "store", "COMMIT")
@@ -151,9 +159,11 @@ def test_a_probe_pays_then_reads_then_stores_then_commits(
 def test_a_description_reads_nothing_and_costs_nothing(
     make_site: MakeSite, journal: list[str]
 ) -> None:
-    reply = make_site(source=Unreadable(journal)).answer(DescribeRequest())
+    site = make_site(source=Unreadable(journal))
+    journal.clear()
+    reply = site.answer(DescribeRequest())
     assert isinstance(reply, SiteDescription)
-    assert (reply.site, reply.declared_records) == ("site-0", 30)
+    assert (reply.site, reply.declared_units) == ("site-0", 30)
     assert journal == []
 
 
@@ -221,7 +231,7 @@ def test_an_update_carries_the_noise_that_was_charged(
 def test_a_round_in_which_nobody_was_sampled_still_sends_noise(
     make_site: MakeSite, study: Study, train_request: Ask, journal: list[str]
 ) -> None:
-    site = make_site(source=Watched(journal), random=NobodyJoins())
+    site = watched(make_site, journal, random=NobodyJoins())
     reply = site.answer(train_request(study))
     assert isinstance(reply, TrainReply)
     assert (reply.update != 0).mean() > 0.99
@@ -370,7 +380,7 @@ def test_a_request_over_budget_reads_nothing_and_reserves_nothing(
     make_site: MakeSite, study: Study, train_request: Ask, journal: list[str]
 ) -> None:
     policy = SitePolicy(epsilon_cap=0.5, delta=1e-5, allow_non_private=False)
-    site = make_site(source=Watched(journal), policy=policy)
+    site = watched(make_site, journal, policy=policy)
     assert refused(site, train_request(study)) is RefusalCode.BUDGET
     assert journal == []
 
@@ -378,18 +388,70 @@ def test_a_request_over_budget_reads_nothing_and_reserves_nothing(
 def test_the_budget_of_a_site_counts_every_study_and_run(
     make_site: MakeSite, make_study: MakeStudy, train_request: Ask
 ) -> None:
+    """Each plan of ε = 8 is held whole; two fit below 15, whoever asks, and a third does not."""
     one, other = make_study(EVERYBODY), make_study(EVERYBODY, "seed=9")
-    sigma = calibrate(one).noise_multiplier
-    assert sigma is not None
-    event = PoissonGaussianSteps(sampling_rate=1.0, noise_multiplier=sigma, steps=2)
-    cap = epsilon([event] * 3, 1e-5, interval=REPORT_INTERVAL)
-    policy = SitePolicy(epsilon_cap=cap, delta=1e-5, allow_non_private=False)
+    policy = SitePolicy(epsilon_cap=15.0, delta=1e-5, allow_non_private=False)
     site = make_site(policy=policy)
     site.answer(train_request(one, run="first"))
-    site.answer(train_request(one, run="second"))
-    site.answer(train_request(other, run="third"))
-    assert refused(site, train_request(other, run="fourth")) is RefusalCode.BUDGET
+    site.answer(train_request(other, run="second"))
+    assert refused(site, train_request(other, run="third")) is RefusalCode.BUDGET
+    site.answer(train_request(one, run="first", round=2))  # what was begun may be finished
     assert kinds(site).count("RESERVE") == 3
+
+
+def test_a_plan_that_takes_the_whole_cap_is_finished_and_followed_by_nothing(
+    make_site: MakeSite, make_study: MakeStudy, train_request: Ask
+) -> None:
+    study = make_study(EVERYBODY)
+    policy = SitePolicy(epsilon_cap=8.0, delta=1e-5, allow_non_private=False)
+    site = make_site(policy=policy)
+    for number in (1, 2):
+        site.answer(train_request(study, round=number))
+    tiny = make_study(EVERYBODY, "privacy.epsilon=0.01")
+    assert refused(site, train_request(tiny, run="second")) is RefusalCode.BUDGET
+    assert refused(site, train_request(study, run="second")) is RefusalCode.BUDGET
+
+
+def test_a_round_that_is_asked_for_again_with_other_parameters_is_no_part_of_the_plan(
+    make_site: MakeSite, make_study: MakeStudy, train_request: Ask
+) -> None:
+    """Else a server could have round 1 as often as it likes, for one payment of the plan."""
+    study = make_study(EVERYBODY)
+    policy = SitePolicy(epsilon_cap=8.0, delta=1e-5, allow_non_private=False)
+    site = make_site(policy=policy)
+    request = train_request(study)
+    site.answer(request)
+    again = train_request(study, request.parameters + np.float32(1.0))
+    assert refused(site, again) is RefusalCode.BUDGET
+    assert kinds(site).count("RESERVE") == 1
+
+
+# --- a ledger that forgot --------------------------------------------------------------
+
+
+def test_a_site_whose_ledger_is_behind_its_own_word_refuses_and_reads_nothing(
+    make_site: MakeSite, study: Study, train_request: Ask, journal: list[str], tmp_path: Path
+) -> None:
+    site = watched(make_site, journal)
+    old = (tmp_path / "sites" / "site-0" / "ledger.db").read_bytes()
+    site.answer(train_request(study))
+    spent = site.ledger.head
+    site.ledger.close()
+    for stale in (tmp_path / "sites" / "site-0").glob("ledger.db*"):
+        stale.unlink()
+    (tmp_path / "sites" / "site-0" / "ledger.db").write_bytes(old)
+    restored = watched(make_site, journal)
+    with pytest.raises(LedgerError, match="rolled back"):
+        restored.answer(train_request(study), witnessed=spent)
+    assert journal == []
+
+
+def test_a_head_of_another_site_is_no_witness(
+    make_site: MakeSite, study: Study, train_request: Ask
+) -> None:
+    stranger = make_site("site-1").ledger.head
+    with pytest.raises(LedgerError, match="not this site's"):
+        make_site().answer(train_request(study), witnessed=stranger)
 
 
 def test_mode_none_needs_the_operators_leave(
@@ -408,7 +470,7 @@ def test_an_objective_that_couples_records_is_refused_before_anything_is_paid(
         'objective={ kind = "simclr", projection_dim = 8 }', "views={ max_shift = 0.2 }"
     )
     with pytest.raises(PrivacyConfigError, match="couples the examples of a batch"):
-        make_site(source=Watched(journal)).answer(train_request(coupled))
+        watched(make_site, journal).answer(train_request(coupled))
     assert journal == []
 
 
@@ -426,7 +488,7 @@ def test_noise_that_does_not_fit_the_mode_is_refused_before_anything_is_paid(
         if noise == "missing under DP"
         else train_request(make_study(no_privacy), noise_multiplier=1.0)
     )
-    assert refused(make_site(source=Watched(journal)), request) is RefusalCode.MESSAGE
+    assert refused(watched(make_site, journal), request) is RefusalCode.MESSAGE
     assert journal == []
 
 
@@ -490,7 +552,7 @@ def test_a_plug_in_that_is_not_installed_is_refused_before_anything_is_paid(
     study = make_study('objective={ kind = "plugin", name = "mine" }')
     parameters = np.zeros(3, dtype=np.float32)
     with pytest.raises(PluginError, match="not configured here"):
-        make_site(source=Watched(journal)).answer(train_request(study, parameters))
+        watched(make_site, journal).answer(train_request(study, parameters))
     assert journal == []
 
 
@@ -545,7 +607,7 @@ def test_a_failure_is_not_refunded_and_not_repeated(
     for _ in range(3):  # a second try would be a second look at the data, for nothing
         assert refused(site, request) is RefusalCode.DIVERGED
     assert len(attempts) == 1
-    assert kinds(site) == ["RESERVE", "COMMIT"]
+    assert kinds(site) == ["RESERVE", "VOID"]
     assert len(site.ledger.events) == 1
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tacit_common.errors import PrivacyConfigError
 from tacit_common.privacy import clip_factors, clip_rows, clipped_sum
+from tacit_common.privacy.clipping import weighted_clipped_sum
 
 FLOAT64 = 1 + 1e-12
 FLOAT32 = 1 + 2e-7
@@ -216,3 +217,33 @@ def test_a_clip_norm_that_bounds_nothing_is_refused(bad: float) -> None:
     for call in calls:
         with pytest.raises(PrivacyConfigError, match="l2_clip_norm"):
             call()
+
+
+# --- weighted_clipped_sum ---------------------------------------------------------------
+
+
+@quick
+@given(hnp.arrays(np.float64, shapes, elements=anything64), clips, st.integers(0, 1000))
+def test_the_weighted_sum_adds_up_clipped_rows_and_never_more_than_their_weights(
+    array: np.ndarray, clip: float, seed: int
+) -> None:
+    rows = torch.from_numpy(array)
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.randn(len(rows), generator=generator, dtype=torch.float64)
+    total = weighted_clipped_sum([rows[:, :1], rows[:, 1:]], weights, clip)
+    expected = weights @ clip_rows(rows, clip)
+    assert total.dtype == torch.float64
+    assert total.tolist() == pytest.approx(expected.tolist(), abs=clip * 1e-12)
+    assert norm(total) <= clip * float(weights.abs().sum()) * FLOAT64
+
+
+def test_weights_of_one_give_the_clipped_sum() -> None:
+    rows = torch.randn(8, 5, generator=torch.Generator().manual_seed(0)) * 10
+    rows[3, 1] = math.nan
+    assert torch.equal(weighted_clipped_sum([rows], torch.ones(8), 1.0), clipped_sum([rows], 1.0))
+
+
+@pytest.mark.parametrize("bad", [[1.0], [1.0, math.nan], [1.0, math.inf], [[1.0, 1.0]]])
+def test_weights_that_are_not_one_finite_number_a_row_are_refused(bad: list[float]) -> None:
+    with pytest.raises(PrivacyConfigError, match="weights"):
+        weighted_clipped_sum([torch.ones(2, 2)], torch.tensor(bad), 1.0)

@@ -59,7 +59,7 @@ def study(
     *probes: RidgeProbePlan,
     rounds: int = 20,
     local_steps: int = 5,
-    declared_records: int = 1000,
+    declared_units: int = 1000,
 ) -> StudyFile:
     return StudyFile(
         name="plan",
@@ -71,7 +71,7 @@ def study(
         privacy=privacy,
         federation=FederationPlan(rounds=rounds, local_steps=local_steps, client_lr=0.1),
         probes=list(probes),
-        simulation=SimulationPlan(dataset="digits", sites=2, declared_records=declared_records),
+        simulation=SimulationPlan(dataset="digits", sites=2, declared_units=declared_units),
     )
 
 
@@ -165,7 +165,7 @@ def test_mistake_20_probes_are_paid_for_with_more_training_noise() -> None:
 
 
 def test_mistake_9_the_schedule_is_the_same_for_n_and_n_plus_1_records() -> None:
-    schedules = [calibrate(study(local(1.0), probe(0.5), declared_records=n)) for n in (1000, 1001)]
+    schedules = [calibrate(study(local(1.0), probe(0.5), declared_units=n)) for n in (1000, 1001)]
     assert repr(schedules[0]) == repr(schedules[1])
 
 

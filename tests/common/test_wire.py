@@ -67,7 +67,7 @@ def test_statistics_arrive_bit_for_bit(statistics: Vector64) -> None:
 
 @given(site=st.text(max_size=64), records=st.integers(1, 10**15), version=st.text(max_size=32))
 def test_a_description_arrives(site: str, records: int, version: str) -> None:
-    sent = SiteDescription(site=site, declared_records=records, tacit_version=version)
+    sent = SiteDescription(site=site, declared_units=records, tacit_version=version)
     assert decode_reply(over_the_wire(encode(sent))) == sent
 
 
@@ -166,7 +166,7 @@ def test_message_types_are_the_routes_of_the_client_app(
 # --- a request is no reply, and a wrong message is a WireError -----------------------------
 
 REPLIES: dict[str, Reply] = {
-    "description": SiteDescription(site="s", declared_records=3, tacit_version="0"),
+    "description": SiteDescription(site="s", declared_units=3, tacit_version="0"),
     "update": TrainReply(np.ones(3, dtype=np.float32)),
     "statistics": ProbeReply(np.ones(3)),
     "refusal": Refusal(code=RefusalCode.DATA),

@@ -9,6 +9,7 @@ from scipy import stats
 from tacit_common.errors import QuorumError, RefusalCode
 from tacit_common.study import Study
 from tacit_common.wire import DescribeRequest, Refusal, Reply, Request, SiteDescription, TrainReply
+from tacit_common.witness import HeadBook
 from tacit_server.cohort import Participant, choose_cohort, meet_sites, weight_of
 from tacit_server.exchange import Answer, Failure
 
@@ -16,7 +17,7 @@ MakeStudy = Callable[..., Study]
 
 
 def description(site: str, records: int = 7) -> SiteDescription:
-    return SiteDescription(site=site, declared_records=records, tacit_version="0")
+    return SiteDescription(site=site, declared_units=records, tacit_version="0")
 
 
 class Nodes:
@@ -24,6 +25,7 @@ class Nodes:
 
     def __init__(self, replies: dict[int, Reply | Failure]) -> None:
         self._replies = replies
+        self.heads = HeadBook()
 
     def node_ids(self) -> list[int]:
         return sorted(self._replies)
@@ -115,6 +117,6 @@ def test_every_site_is_asked_as_often_as_any_other(make_study: MakeStudy) -> Non
 
 def test_weights_are_one_or_the_declared_constant(make_study: MakeStudy) -> None:
     equal = make_study().federation
-    declared = make_study("federation.weighting=declared_records").federation
+    declared = make_study("federation.weighting=declared_units").federation
     assert [weight_of(p, equal) for p in EVERYBODY] == [1.0] * 10
     assert [weight_of(p, declared) for p in EVERYBODY] == [10.0 * n for n in range(1, 11)]

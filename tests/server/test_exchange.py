@@ -10,14 +10,17 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from tacit_common.errors import RefusalCode
+from tacit_common.ledger_chain import SignedHead
 from tacit_common.wire import (
     DescribeRequest,
     Refusal,
     Reply,
     SiteDescription,
     TrainReply,
+    decode_head,
     decode_request,
     encode,
+    with_head,
 )
 from tacit_server.app import GridExchange
 from tacit_server.exchange import Answer, Failure
@@ -82,12 +85,20 @@ class LateGrid(Grid):
         raise NotImplementedError
 
 
-def saying(reply: Reply) -> Answering:
-    return lambda message: Message(encode(reply), reply_to=message)
+@pytest.fixture
+def saying(heads_of: Callable[..., list[SignedHead]]) -> Callable[..., Answering]:
+    """`saying(reply, site=…, head=…)`: a node that gives this reply and shows this head."""
+
+    def make(reply: Reply, *, site: str | None = None, head: SignedHead | None = None) -> Answering:
+        name = site or getattr(reply, "site", "site-2")
+        shown = head or heads_of(name, 1)[0]
+        return lambda message: Message(with_head(encode(reply), shown), reply_to=message)
+
+    return make
 
 
 def described(node: int) -> SiteDescription:
-    return SiteDescription(site=f"site-{node}", declared_records=node, tacit_version="0")
+    return SiteDescription(site=f"site-{node}", declared_units=node, tacit_version="0")
 
 
 def failing(message: Message) -> Message:
@@ -128,13 +139,15 @@ def test_nodes_are_counted_in_ascending_order() -> None:
     ids=str,
 )
 def test_answers_come_in_the_order_of_the_nodes_whenever_they_arrive(
-    schedule: list[list[int]],
+    schedule: list[list[int]], saying: Callable[..., Answering]
 ) -> None:
     grid = LateGrid({node: saying(described(node)) for node in (2, 3, 4)}, schedule)
     assert list(ask(grid)) == [Answer(node, described(node)) for node in (2, 3, 4)]
 
 
-def test_an_answer_is_handed_over_as_soon_as_its_turn_has_come() -> None:
+def test_an_answer_is_handed_over_as_soon_as_its_turn_has_come(
+    saying: Callable[..., Answering],
+) -> None:
     grid = LateGrid({node: saying(described(node)) for node in (2, 3)}, [[2], [3]])
     answers = ask(grid)
     assert next(answers).node_id == 2
@@ -142,7 +155,7 @@ def test_an_answer_is_handed_over_as_soon_as_its_turn_has_come() -> None:
     assert next(answers).node_id == 3
 
 
-def test_every_node_is_asked_the_same_question() -> None:
+def test_every_node_is_asked_the_same_question(saying: Callable[..., Answering]) -> None:
     grid = LateGrid({node: saying(described(node)) for node in (2, 3)}, [[2, 3]])
     list(ask(grid, timeout_s=9.0))
     for message in grid.pushed.values():
@@ -152,7 +165,7 @@ def test_every_node_is_asked_the_same_question() -> None:
 
 
 def test_a_node_that_stays_silent_is_given_up_at_the_deadline_and_not_before(
-    no_waiting: list[float],
+    no_waiting: list[float], saying: Callable[..., Answering]
 ) -> None:
     grid = LateGrid({node: saying(described(node)) for node in (2, 3, 4)}, [[4], [2]])
     answers = list(ask(grid, timeout_s=3.0))
@@ -164,14 +177,16 @@ def test_a_node_that_stays_silent_is_given_up_at_the_deadline_and_not_before(
     assert 3.0 <= sum(no_waiting) < 3.5
 
 
-def test_nothing_is_pulled_for_a_node_that_has_answered() -> None:
+def test_nothing_is_pulled_for_a_node_that_has_answered(saying: Callable[..., Answering]) -> None:
     grid = LateGrid({node: saying(described(node)) for node in (2, 3)}, [[3], [], [2]])
     list(ask(grid))
     assert grid.pulls[0] == {"message to 2", "message to 3"}
     assert grid.pulls[-1] == {"message to 2"}
 
 
-def test_a_node_that_breaks_is_matched_by_its_message_and_not_by_its_sender() -> None:
+def test_a_node_that_breaks_is_matched_by_its_message_and_not_by_its_sender(
+    saying: Callable[..., Answering],
+) -> None:
     grid = LateGrid({2: saying(described(2)), 3: failing, 4: saying(described(4))}, [[3, 2, 4]])
     assert list(ask(grid)) == [
         Answer(2, described(2)),
@@ -194,7 +209,9 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_a_malformed_reply_is_a_failure_of_that_node_alone(name: str) -> None:
+def test_a_malformed_reply_is_a_failure_of_that_node_alone(
+    name: str, saying: Callable[..., Answering]
+) -> None:
     def malformed(message: Message) -> Message:
         return Message(MALFORMED[name], reply_to=message)
 
@@ -202,13 +219,15 @@ def test_a_malformed_reply_is_a_failure_of_that_node_alone(name: str) -> None:
     assert list(ask(grid)) == [Answer(2, Failure.UNUSABLE_REPLY), Answer(3, described(3))]
 
 
-def test_a_refusal_is_an_answer() -> None:
+def test_a_refusal_is_an_answer(saying: Callable[..., Answering]) -> None:
     refusal = Refusal(code=RefusalCode.BUDGET)
     grid = LateGrid({2: saying(refusal)}, [[2]])
     assert list(ask(grid)) == [Answer(2, refusal)]
 
 
-def test_a_reply_that_nobody_asked_for_or_that_comes_twice_counts_once() -> None:
+def test_a_reply_that_nobody_asked_for_or_that_comes_twice_counts_once(
+    saying: Callable[..., Answering],
+) -> None:
     def stray(message: Message) -> Message:
         reply = Message(encode(described(99)), reply_to=message)
         reply.metadata.__dict__["_reply_to_message_id"] = "another message"
@@ -226,7 +245,9 @@ def test_no_nodes_give_no_answers() -> None:
     assert list(ask(LateGrid({}, []))) == []
 
 
-def test_an_update_of_a_slow_node_is_whole(no_waiting: list[float]) -> None:
+def test_an_update_of_a_slow_node_is_whole(
+    no_waiting: list[float], saying: Callable[..., Answering]
+) -> None:
     update = TrainReply(np.arange(1000, dtype=np.float32), 0.5)
     grid = LateGrid({2: saying(update)}, [[]] * 5 + [[2]])
     (answer,) = ask(grid)
@@ -236,8 +257,58 @@ def test_an_update_of_a_slow_node_is_whole(no_waiting: list[float]) -> None:
     assert len(no_waiting) == 5
 
 
-def test_the_exchange_polls_often_enough_to_cost_a_round_little(no_waiting: list[float]) -> None:
+def test_the_exchange_polls_often_enough_to_cost_a_round_little(
+    no_waiting: list[float], saying: Callable[..., Answering]
+) -> None:
     grid = LateGrid({2: saying(described(2))}, [[], [2]])
     list(ask(grid))
     assert 0 < no_waiting[0] <= 0.5
     assert time.sleep == no_waiting.append
+
+
+# --- ledger heads -------------------------------------------------------------------------
+
+
+def rounds_of(grid: LateGrid, schedule: list[list[int]], exchange: GridExchange) -> list[Answer]:
+    grid._schedule = schedule
+    return list(exchange.ask(exchange.node_ids(), DescribeRequest(), 1.0))
+
+
+def test_an_answer_without_a_signed_head_does_not_count_but_a_refusal_may_have_none() -> None:
+    def bare(reply: Reply) -> Answering:
+        return lambda message: Message(encode(reply), reply_to=message)
+
+    refusal = Refusal(code=RefusalCode.LEDGER)
+    grid = LateGrid({2: bare(described(2)), 3: bare(refusal)}, [[2, 3]])
+    assert list(ask(grid)) == [Answer(2, Failure.UNTRUSTED_LEDGER), Answer(3, refusal)]
+
+
+def test_a_site_gets_its_own_newest_head_back_and_no_other_s(
+    saying: Callable[..., Answering], heads_of: Callable[..., list[SignedHead]]
+) -> None:
+    heads = {node: heads_of(f"site-{node}", 4)[node] for node in (2, 3)}
+    grid = LateGrid({n: saying(described(n), head=heads[n]) for n in (2, 3)}, [])
+    exchange = GridExchange(grid)
+    rounds_of(grid, [[2, 3]], exchange)
+    assert all(decode_head(m.content) is None for m in grid.pushed.values())
+    rounds_of(grid, [[3, 2]], exchange)
+    assert {n: decode_head(m.content) for n, m in grid.pushed.items()} == heads
+
+
+@pytest.mark.parametrize("attack", ["rolled back", "forked", "another site's", "forged"])
+def test_an_answer_from_a_ledger_that_does_not_follow_is_not_used(
+    attack: str, saying: Callable[..., Answering], heads_of: Callable[..., list[SignedHead]]
+) -> None:
+    good = heads_of("site-2", 3)
+    bad = {
+        "rolled back": good[1],
+        "forked": heads_of("site-2", 3, fork="other")[2],
+        "another site's": heads_of("site-9", 3)[2],
+        "forged": good[2].model_copy(update={"seq": 7}),
+    }[attack]
+    answers = iter([good[2], bad, good[2]])
+    grid = LateGrid({2: lambda m: saying(described(2), head=next(answers))(m)}, [])
+    exchange = GridExchange(grid)
+    assert rounds_of(grid, [[2]], exchange) == [Answer(2, described(2))]
+    assert rounds_of(grid, [[2]], exchange) == [Answer(2, Failure.UNTRUSTED_LEDGER)]
+    assert rounds_of(grid, [[2]], exchange) == [Answer(2, described(2))]  # and nothing sticks

@@ -26,6 +26,7 @@ from tacit_common.wire import (
     TrainRequest,
     parameters_sha256,
 )
+from tacit_common.witness import HeadBook
 from tacit_server.cohort import Participant
 from tacit_server.exchange import Answer, Failure
 from tacit_server.rounds import Federation, Tally, run_round
@@ -47,6 +48,7 @@ class Sites:
 
     replies: Sequence[Reply | Failure]
     asked: list[TrainRequest] = field(default_factory=list)
+    heads: HeadBook = field(default_factory=HeadBook)
 
     def node_ids(self) -> list[int]:
         return [10 + index for index in range(len(self.replies))]
@@ -128,14 +130,14 @@ def test_the_mean_is_numpys_mean_in_float64(plain: Study, updates: list[Paramete
 
 
 def test_weights_are_the_declared_constants(make_study: MakeStudy, no_privacy: str) -> None:
-    study = make_study(no_privacy, "federation.weighting=declared_records")
+    study = make_study(no_privacy, "federation.weighting=declared_units")
     state, _ = one_round(study, [update(1.0), update(2.0), update(6.0)])
     expected = (100 * 1.0 + 200 * 2.0 + 300 * 6.0) / 600
     assert np.allclose(state.parameters, START.parameters + expected)
 
 
 def test_a_site_that_failed_has_no_weight(make_study: MakeStudy, no_privacy: str) -> None:
-    study = make_study(no_privacy, "federation.weighting=declared_records")
+    study = make_study(no_privacy, "federation.weighting=declared_units")
     replies: list[Reply | Failure] = [
         update(1.0),
         Refusal(code=RefusalCode.BUDGET),
@@ -166,7 +168,7 @@ UNUSABLE: dict[str, tuple[Reply | Failure, str]] = {
     "empty": (TrainReply(np.ones(0, dtype=np.float32)), "unusable_reply"),
     "statistics": (ProbeReply(np.ones(SIZE)), "unusable_reply"),
     "a description": (
-        SiteDescription(site="x", declared_records=1, tacit_version="0"),
+        SiteDescription(site="x", declared_units=1, tacit_version="0"),
         "unusable_reply",
     ),
 }

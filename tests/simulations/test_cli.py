@@ -157,7 +157,7 @@ CASES = [
          simulate("probes=[{ kind = 'ridge', classes = 10, epsilon = 8.0 }]"), USAGE,
          ("the probes alone cost", "leave nothing for training")),
     Case("no simulation", "simulate|{w}/nosimulation.toml|--out|{w}/new", USAGE,
-         ("has no [simulation]", "dataset, sites and declared_records")),
+         ("has no [simulation]", "dataset, sites and declared_units")),
     Case("a plug-in that is not configured", simulate(PLUGIN), USAGE,
          ("encoder plug-in 'mine' is not configured here", "[plugins]")),
     Case("a plug-in without an attribute", simulate("plugins.mine=json", PLUGIN), USAGE,
@@ -191,8 +191,6 @@ CASES = [
          ("no data set 'mnist'", "simulation.dataset")),
     Case("data of an unknown kind", simulate("simulation.dataset={w}/data.xyz"), USAGE,
          ("data.xyz",)),
-    Case("a damaged record", simulate("simulation.dataset={w}/images"), FAILURE,
-         ("record",)),
     Case("more sites than records", simulate("simulation.sites=5000"), USAGE,
          ("5000 sites cannot share 1437 records", "simulation.sites")),
     Case("embed without an encoder", "embed|{w}/nowhere|{w}/images", FAILURE,
@@ -262,10 +260,10 @@ def test_debug_may_stand_at_the_end_as_the_error_invites_to_write_it(
     assert outcome.err.startswith("Traceback (most recent call last)")
 
 
-def test_the_text_of_a_damaged_record_is_not_in_its_error(world: Path, tacit: Tacit) -> None:
+def test_a_damaged_record_is_left_out_and_its_text_is_not_said(world: Path, tacit: Tacit) -> None:
     outcome = tacit(*words(simulate("simulation.dataset={w}/images"), world))
-    assert outcome.code == FAILURE
-    assert "not a picture" not in outcome.err
+    assert outcome.code == 0
+    assert "not a picture" not in outcome.out + outcome.err
 
 
 def test_a_failure_of_our_own_is_one_error_too(
@@ -355,7 +353,7 @@ def test_a_sound_study_is_said_to_be_and_what_it_costs(world: Path, tacit: Tacit
 
 def test_the_schema_names_every_section(tacit: Tacit) -> None:
     text = tacit("study", "schema").out
-    assert all(name in text for name in ("l2_clip_norm", "sampling_rate", "declared_records"))
+    assert all(name in text for name in ("l2_clip_norm", "sampling_rate", "declared_units"))
     schema = json.loads(tacit("study", "schema", "--json").out)
     assert "LocalPrivacyPlan" in schema["$defs"]
 

@@ -16,6 +16,7 @@ from tacit_client.app import make_client_app
 from tacit_client.site import Site
 from tacit_common.encoders import embed, load_encoder
 from tacit_common.errors import QuorumError, RefusalCode
+from tacit_common.ledger_chain import SignedHead
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy.plan import calibrate
 from tacit_common.study import Study, StudyFile
@@ -28,6 +29,7 @@ from tacit_common.wire import (
     decode_reply,
     decode_request,
     encode,
+    with_head,
 )
 from tacit_server.app import GridExchange
 from tacit_server.checkpoint import RunState
@@ -40,6 +42,7 @@ from tacit_simulations.sites import SimulatedSites
 MakeFile = Callable[..., StudyFile]
 MakeStudy = Callable[..., Study]
 Ask = Callable[..., TrainRequest]
+HeadsOf = Callable[..., list[SignedHead]]
 
 pytestmark = pytest.mark.usefixtures("flower_task")
 
@@ -62,7 +65,7 @@ def asked_all(
 
 
 def test_what_a_site_does_to_its_message_reaches_neither_the_server_nor_other_sites(
-    make_study: MakeStudy, no_privacy: str, train_request: Ask
+    make_study: MakeStudy, no_privacy: str, train_request: Ask, heads_of: HeadsOf
 ) -> None:
     request = train_request(make_study(no_privacy))
     original = request.parameters.copy()
@@ -76,7 +79,8 @@ def test_what_a_site_does_to_its_message_reaches_neither_the_server_nor_other_si
         arrays = message.content.array_records["arrays"]
         arrays["parameters"] = Array(np.full(3, 7.0, dtype=np.float32))
         message.content["more"] = ArrayRecord()
-        return Message(encode(TrainReply(np.zeros(3, dtype=np.float32))), reply_to=message)
+        reply = encode(TrainReply(np.zeros(3, dtype=np.float32)))
+        return Message(with_head(reply, heads_of(str(context.node_id), 1)[0]), reply_to=message)
 
     answers = asked_all(app_of(vandal), 3, request)
     assert intact == [True, True, True]
@@ -84,13 +88,16 @@ def test_what_a_site_does_to_its_message_reaches_neither_the_server_nor_other_si
     assert all(isinstance(answer.reply, TrainReply) for answer in answers)
 
 
-def test_what_a_site_does_to_its_reply_afterwards_does_not_reach_the_server() -> None:
+def test_what_a_site_does_to_its_reply_afterwards_does_not_reach_the_server(
+    heads_of: HeadsOf,
+) -> None:
     sent: list[RecordDict] = []
 
     def keeps(message: Message, context: Context) -> Message:
         for earlier in sent:
             earlier.array_records["arrays"].clear()
-        sent.append(encode(TrainReply(np.full(3, float(len(sent)), dtype=np.float32))))
+        reply = encode(TrainReply(np.full(3, float(len(sent)), dtype=np.float32)))
+        sent.append(with_head(reply, heads_of(str(context.node_id), 1)[0]))
         return Message(sent[-1], reply_to=message)
 
     answers = asked_all(app_of(keeps), 3, DescribeRequest())
@@ -99,13 +106,13 @@ def test_what_a_site_does_to_its_reply_afterwards_does_not_reach_the_server() ->
     assert [float(u.update[0]) for u in updates if isinstance(u, TrainReply)] == [0.0, 1.0, 2.0]
 
 
-def test_a_client_app_that_raises_is_a_node_error_of_that_node_alone() -> None:
+def test_a_client_app_that_raises_is_a_node_error_of_that_node_alone(heads_of: HeadsOf) -> None:
     def second_fails(message: Message, context: Context) -> Message:
         if context.node_config["partition-id"] == 1:
             raise RuntimeError("patient-4711")
         name = f"site-{context.node_config['partition-id']}"
-        reply = SiteDescription(site=name, declared_records=1, tacit_version="0")
-        return Message(encode(reply), reply_to=message)
+        reply = SiteDescription(site=name, declared_units=1, tacit_version="0")
+        return Message(with_head(encode(reply), heads_of(name, 1)[0]), reply_to=message)
 
     answers = asked_all(app_of(second_fails), 3, DescribeRequest())
     assert [type(answer.reply) for answer in answers] == [SiteDescription, Failure, SiteDescription]
@@ -125,7 +132,7 @@ def test_a_site_works_when_it_is_its_turn_so_that_answers_stream() -> None:
 
     def works(message: Message, context: Context) -> Message:
         worked.append(int(context.node_config["partition-id"]))
-        reply = SiteDescription(site="s", declared_records=1, tacit_version="0")
+        reply = SiteDescription(site="s", declared_units=1, tacit_version="0")
         return Message(encode(reply), reply_to=message)
 
     exchange = GridExchange(InProcessGrid(app_of(works), 3))
@@ -136,7 +143,7 @@ def test_a_site_works_when_it_is_its_turn_so_that_answers_stream() -> None:
 def test_send_and_receive_gives_every_reply() -> None:
     def works(message: Message, context: Context) -> Message:
         reply = SiteDescription(
-            site=f"{context.node_config['partition-id']}", declared_records=1, tacit_version="0"
+            site=f"{context.node_config['partition-id']}", declared_units=1, tacit_version="0"
         )
         return Message(encode(reply), reply_to=message)
 
@@ -177,7 +184,7 @@ def encoder_bytes(folder: Path) -> bytes:
     return (folder / "encoder" / "encoder.safetensors").read_bytes()
 
 
-STROKES = 'simulation={ dataset = "strokes", sites = 3, declared_records = 300 }'
+STROKES = 'simulation={ dataset = "strokes", sites = 3, declared_units = 300 }'
 WARM = "warm_start={ steps = 3, batch_size = 8 }"
 
 

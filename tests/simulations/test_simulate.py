@@ -11,10 +11,12 @@ import pytest
 from dp_accounting.pld import PLDAccountant
 from PIL import Image
 
-from tacit_client.ledger import Charge, Ledger
+from tacit_client.ledger import read_ledger
 from tacit_common.errors import CheckpointError, DataError, LedgerError, StudyError, UsageError
+from tacit_common.ledger_chain import Charge
 from tacit_common.privacy.events import GaussianRelease, PoissonGaussianSteps
-from tacit_common.report import LocalPrivacy, NoPrivacy, Report, parse_report
+from tacit_common.report import LocalPrivacy, NoPrivacy, Report
+from tacit_common.report.signing import parse_signed_report
 from tacit_common.study import StudyFile
 from tacit_common.study_file import load_study
 from tacit_server.run_log import read_events
@@ -31,11 +33,7 @@ def begun(study: StudyFile, folder: Path) -> Path:
 
 
 def charges(folder: Path, site: int) -> list[Charge]:
-    name = f"site-{site}"
-    ledger = Ledger(folder / "sites" / name / "ledger.db", site=name)
-    found = ledger.charges
-    ledger.close()
-    return found
+    return list(read_ledger(folder / "sites" / f"site-{site}" / "ledger.db").charges)
 
 
 def independent_epsilon(charged: list[Charge], delta: float) -> float:
@@ -96,7 +94,7 @@ def test_epsilon_after_each_round_rises_to_the_total(finished: tuple[Path, Repor
 
 def test_the_report_on_disk_is_the_report(finished: tuple[Path, Report]) -> None:
     folder, report = finished
-    assert parse_report((folder / "report.json").read_text()) == report
+    assert parse_signed_report((folder / "report.json").read_text()).report == report
     html = (folder / "report.html").read_text()
     assert f"{report.privacy.mode}" in html
     assert str(folder) not in html  # no path of this machine
@@ -234,14 +232,14 @@ def test_a_damaged_ledger_stops_the_report_with_its_row(run: Path) -> None:
     database.execute("DROP TRIGGER entries_are_never_changed")
     database.execute("UPDATE entries SET payload = replace(payload, '\"steps\":2', '\"steps\":1')")
     database.close()
-    with pytest.raises(LedgerError, match="damaged at row 3"):
+    with pytest.raises(LedgerError, match="ledger of 'site-1' is damaged at row 4"):
         resume(run)
 
 
 def test_the_partition_is_on_disk_whole_or_not_at_all(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = run / "sites" / "partition.npz"
+    path = run / "partition.npz"
     path.unlink()
 
     def killed_half_way(file: object, *shares: object, **more: object) -> None:

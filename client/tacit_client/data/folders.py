@@ -1,5 +1,6 @@
 """A folder of images, or a folder of class folders."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -13,14 +14,18 @@ IMAGE_SUFFIXES = frozenset(
 SPLIT_NAMES = frozenset({"train", "test", "val", "valid", "validation"})
 
 
-def open_folder(path: Path, *, image_size: int, channels: int) -> Records:
+def open_folder(
+    path: Path, *, image_size: int, channels: int, subject_level: int | None = None
+) -> Records:
     """Images directly in `path`, sorted by name; or those of its class folders, by class first.
 
     Hidden files and files of other kinds are passed over; class folders are searched at
-    any depth.
+    any depth. With `subject_level`, the folder so many levels below `path` names a file's
+    subject; at level 1 the folders are subjects instead of classes.
 
     Raises:
-        DataError: there are no images, or it is not clear which classes they have.
+        DataError: there are no images, it is not clear which classes they have, or some do
+            not lie as deep as their subject's folder.
     """
     require_file_channels(channels)
     files = _images(path, deep=False)
@@ -46,12 +51,35 @@ def open_folder(path: Path, *, image_size: int, channels: int) -> Records:
     def decode(index: int) -> Tensor:
         return decode_image(chosen[index], image_size=image_size, channels=channels)
 
-    return Records(decode, len(chosen), [name for name, _ in members] or None)
+    return Records(
+        decode,
+        len(chosen),
+        classes=[name for name, _ in members] if members and subject_level != 1 else None,
+        subjects=None if subject_level is None else _subjects(path, chosen, subject_level),
+    )
 
 
 def class_folders(path: Path) -> list[Path]:
     """The folders directly in `path` that are not hidden, sorted by name."""
-    return [entry for entry in sorted(path.iterdir()) if entry.is_dir() and _visible(entry)]
+    return [
+        entry for entry in sorted(path.iterdir()) if entry.is_dir() and _visible(Path(entry.name))
+    ]
+
+
+def _subjects(root: Path, files: Sequence[Path], level: int) -> list[str]:
+    """The name of the folder `level` levels below `root` in which each file lies."""
+    folders = [file.relative_to(root).parts[:-1] for file in files]
+    shallow = sum(len(above) < level for above in folders)
+    if shallow:
+        deepest = min(len(above) for above in folders)
+        raise unfit(
+            root,
+            f"{shallow} of its {len(files)} images lie less than {level} folders below it",
+            f"set the level of subjects to at most {deepest}"
+            if deepest
+            else "move each image into a folder of its subject",
+        )
+    return [above[level - 1] for above in folders]
 
 
 def _images(folder: Path, *, deep: bool) -> list[Path]:
@@ -59,9 +87,11 @@ def _images(folder: Path, *, deep: bool) -> list[Path]:
     return sorted(
         file
         for file in found
-        if file.suffix.lower() in IMAGE_SUFFIXES and _visible(file) and file.is_file()
+        if file.suffix.lower() in IMAGE_SUFFIXES
+        and _visible(file.relative_to(folder))
+        and file.is_file()
     )
 
 
-def _visible(entry: Path) -> bool:
-    return not entry.name.startswith(".")
+def _visible(relative: Path) -> bool:
+    return not any(part.startswith(".") for part in relative.parts)

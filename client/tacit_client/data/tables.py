@@ -3,7 +3,8 @@
 The column `image` holds encoded images (bytes, or the struct of bytes and path that
 Hugging Face writes), paths relative to the table's folder, or nested lists of pixels
 [H][W] or [C][H][W]: whole numbers up to 255, or floats in [0, 1]. The column `label`, if
-there, holds whole numbers or names.
+there, holds whole numbers or names. A column of subjects holds texts or whole numbers; its
+ids are texts either way, so that a person has one id in every format.
 
 Tables are read into memory by Arrow itself: the loaders of `datasets` would leave a
 second copy of private data in a cache folder.
@@ -27,15 +28,23 @@ from tacit_client.data.pixels import (
     scale_to_unit,
 )
 from tacit_client.data.records import Records, unfit
+from tacit_client.data.subjects import Subject, column_subjects
 
 
-def open_table(path: Path, *, image_size: int, channels: int) -> Records:
+def open_table(
+    path: Path, *, image_size: int, channels: int, subject_column: str | None = None
+) -> Records:
     """The images of column `image`, and the classes of column `label` where there is one.
 
+    With `subject_column`, each row's subject is what stands in that column.
+
     Raises:
-        DataError: it is not such a table.
+        DataError: it is not such a table, or a row has no subject.
     """
-    dataset = Dataset(_read_arrow(path))
+    table = _read_arrow(path, subject_column)
+    if len(set(table.column_names)) != len(table.column_names):
+        raise unfit(path, "it has a column name twice", "give every column a name of its own")
+    dataset = Dataset(table)
     missing = "image" not in dataset.column_names
     if missing or len(dataset) == 0:
         raise unfit(
@@ -56,16 +65,25 @@ def open_table(path: Path, *, image_size: int, channels: int) -> Records:
         file = path.parent / value if isinstance(value, str) else io.BytesIO(value)
         return decode_image(file, image_size=image_size, channels=channels)
 
-    return Records(decode, len(images), _classes(dataset, path))
+    return Records(
+        decode,
+        len(images),
+        classes=_classes(dataset, path),
+        subjects=None if subject_column is None else _subjects(table, subject_column, path),
+    )
 
 
-def _read_arrow(path: Path) -> pa.Table:
+def _read_arrow(path: Path, subject_column: str | None) -> pa.Table:
     """The whole table in memory."""
     suffix = path.suffix.lower()
+    # Ids are names, also where they look like numbers: '007' and '7' are not the same.
+    as_text = {} if subject_column is None else {subject_column: pa.string()}
     try:
         if suffix == ".parquet":
             return parquet.read_table(path)
-        return csv.read_csv(path) if suffix == ".csv" else json.read_json(path)
+        if suffix == ".csv":
+            return csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=as_text))
+        return json.read_json(path)
     except (pa.ArrowException, OSError):  # Arrow's text quotes rows: none of it is kept
         raise unfit(
             path,
@@ -126,3 +144,21 @@ def _classes(dataset: Dataset, path: Path) -> NDArray[np.int64] | list[str] | No
     if is_name:
         return [str(name) for name in column.to_pylist()]
     return np.asarray(column.to_numpy(), dtype=np.int64)
+
+
+def _subjects(table: pa.Table, name: str, path: Path) -> list[Subject]:
+    if name not in table.column_names:
+        raise unfit(
+            path, f"it has no column '{name}'", "name the column that says whose record a row is"
+        )
+    column = table.column(name)
+    types = pa.types
+    stored = column.type.value_type if types.is_dictionary(column.type) else column.type
+    is_text = types.is_string(stored) or types.is_large_string(stored)
+    if not (is_text or types.is_integer(stored) or column.null_count == len(column)):
+        raise unfit(
+            path,
+            f"its column '{name}' is {column.type}",
+            "store subjects as texts or whole numbers; gaps turn whole numbers into floats",
+        )
+    return column_subjects(column.cast(pa.string()).to_pylist(), name, path)

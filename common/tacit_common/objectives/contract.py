@@ -17,6 +17,7 @@ class Coupling(StrEnum):
 
     NONE = "none"  # its own record, its own randomness, the parameters, public constants
     BATCH = "batch"  # other records of the batch too: no per-example gradient exists
+    LOGITS = "logits"  # other records, through a matrix of similarities alone: see logit_dp
 
 
 class PretrainModel(nn.Module):

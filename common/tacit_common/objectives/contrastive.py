@@ -38,17 +38,17 @@ class BankContrast:
 
     def build_head(self, encoder: Encoder) -> nn.Module:
         """The projector."""
-        return _projector(encoder.embed_dim, self._plan.projection_dim)
+        return projector(encoder.embed_dim, self._plan.projection_dim)
 
     def views(self, batch: Tensor, generator: torch.Generator) -> Views:
         """Two random views of every image, [B, C, H, W] each."""
-        return _two_views(batch, self._views_plan, generator)
+        return two_views(batch, self._views_plan, generator)
 
     def loss(self, model: PretrainModel, views: Views) -> Tensor:
         """Mean of the InfoNCE losses of a record's two views, [B]."""
-        one, two = (_project(model, view) for view in views)  # [B, P]
+        one, two = (project(model, view) for view in views)  # [B, P]
         with torch.no_grad():
-            bank = _project(model, self._bank.to(views[0]))  # [K, P]
+            bank = project(model, self._bank.to(views[0]))  # [K, P]
         positive = (one * two).sum(dim=1, keepdim=True)  # [B, 1]
         losses = [self._info_nce(positive, anchor @ bank.T) for anchor in (one, two)]
         return (losses[0] + losses[1]) / 2
@@ -72,16 +72,16 @@ class SimCLR:
 
     def build_head(self, encoder: Encoder) -> nn.Module:
         """The projector."""
-        return _projector(encoder.embed_dim, self._plan.projection_dim)
+        return projector(encoder.embed_dim, self._plan.projection_dim)
 
     def views(self, batch: Tensor, generator: torch.Generator) -> Views:
         """Two random views of every image, [B, C, H, W] each."""
-        return _two_views(batch, self._views_plan, generator)
+        return two_views(batch, self._views_plan, generator)
 
     def loss(self, model: PretrainModel, views: Views) -> Tensor:
         """Mean of the losses of a record's two views, [B]; their mean is the paper's loss."""
         rows = views[0].shape[0]
-        z = torch.cat([_project(model, view) for view in views])  # [2B, P]
+        z = torch.cat([project(model, view) for view in views])  # [2B, P]
         logits = z @ z.T / self._plan.temperature
         itself = torch.eye(2 * rows, dtype=torch.bool, device=z.device)
         logits = logits.masked_fill(itself, float("-inf"))
@@ -89,16 +89,18 @@ class SimCLR:
         return F.cross_entropy(logits, other_view, reduction="none").view(2, rows).mean(dim=0)
 
 
-def _projector(embed_dim: int, projection_dim: int) -> nn.Module:
+def projector(embed_dim: int, projection_dim: int) -> nn.Module:
+    """The two-layer projection head of SimCLR."""
     return nn.Sequential(
         nn.Linear(embed_dim, embed_dim), nn.ReLU(), nn.Linear(embed_dim, projection_dim)
     )
 
 
-def _project(model: PretrainModel, images: Tensor) -> Tensor:
+def project(model: PretrainModel, images: Tensor) -> Tensor:
     """Unit vectors [B, P] of images [B, C, H, W]."""
     return F.normalize(model.head(model.encoder(images)), dim=1)
 
 
-def _two_views(batch: Tensor, plan: ViewsPlan, generator: torch.Generator) -> Views:
+def two_views(batch: Tensor, plan: ViewsPlan, generator: torch.Generator) -> Views:
+    """Two random views of every image, [B, C, H, W] each."""
     return random_views(batch, plan, generator), random_views(batch, plan, generator)

@@ -4,10 +4,12 @@ from tacit_common.encoders import image_shape
 from tacit_common.errors import StudyError
 from tacit_common.objectives.contract import Objective
 from tacit_common.objectives.contrastive import BankContrast, SimCLR
+from tacit_common.objectives.logit_dp import LogitDP
 from tacit_common.objectives.masked import MaskedModelling
 from tacit_common.plugins import PluginTable, require
 from tacit_common.study import (
     BankContrastPlan,
+    LogitDPPlan,
     MaskedPlan,
     SimCLRPlan,
     Study,
@@ -41,6 +43,9 @@ def build_objective(study: Study, plugins: PluginTable) -> Objective:
         case SimCLRPlan():
             _require_views(study.views, plan.kind)
             return SimCLR(plan, study.views)
+        case LogitDPPlan():
+            _require_views(study.views, plan.kind)
+            return LogitDP(plan, study.views)
         case _:
             candidate = plugins.create(plan, "objective")
             return require(candidate, Objective, plan.name)

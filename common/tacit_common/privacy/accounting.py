@@ -139,22 +139,40 @@ def delta(
     Raises:
         PrivacyConfigError: an event is unknown, or ε is negative or not finite.
     """
-    if not (math.isfinite(epsilon) and epsilon >= 0):
-        raise PrivacyConfigError(
-            f"epsilon {epsilon} is out of range",
-            why="δ is a function of a finite ε that is not negative",
-            fix="give an epsilon of 0 or more",
-        )
+    return deltas(events, [epsilon], interval=interval, neighboring_relation=neighboring_relation)[
+        0
+    ]
+
+
+def deltas(
+    events: Iterable[PrivacyEvent],
+    epsilons: Sequence[float],
+    *,
+    interval: float = PLANNING_INTERVAL,
+    neighboring_relation: NeighboringRelation = NeighboringRelation.ZERO_OUT,
+) -> list[float]:
+    """`delta` at each of `epsilons`, in the order given; much quicker than one by one.
+
+    Raises:
+        PrivacyConfigError: an event is unknown, or an ε is negative or not finite.
+    """
+    for epsilon in epsilons:
+        if not (math.isfinite(epsilon) and epsilon >= 0):
+            raise PrivacyConfigError(
+                f"epsilon {epsilon} is out of range",
+                why="δ is a function of a finite ε that is not negative",
+                fix="give an epsilon of 0 or more",
+            )
     groups = _group(events)
     if groups is None:
-        return 1.0
+        return [1.0] * len(epsilons)
     if not groups:
-        return 0.0
+        return [0.0] * len(epsilons)
     grid = _grid(groups, 1e-12, interval, neighboring_relation)
     if grid is None:
-        return 1.0
-    value = float(_composed(groups, grid, neighboring_relation).get_delta_for_epsilon(epsilon))
-    return min(1.0, max(0.0, value))  # the FFT can leave −1e-17
+        return [1.0] * len(epsilons)
+    values = _composed(groups, grid, neighboring_relation).get_delta_for_epsilon(list(epsilons))
+    return [min(1.0, max(0.0, float(value))) for value in values]  # the FFT can leave −1e-17
 
 
 def curve(
@@ -362,6 +380,46 @@ def _rdp_of_step(
     with _quiet_about_excluded_orders():
         accountant.compose(dp_accounting.PoissonSampledDpEvent(sampling_rate, gaussian))
     return tuple(float(value) for value in accountant.rdp)
+
+
+def renyi_orders() -> tuple[float, ...]:
+    """The orders α that Rényi figures are taken at: dp-accounting's own, ascending."""
+    from dp_accounting import rdp  # noqa: PLC0415
+
+    return tuple(float(order) for order in rdp.rdp_privacy_accountant.DEFAULT_RDP_ORDERS)
+
+
+def renyi_divergences(sampling_rate: float, noise_multiplier: float) -> tuple[float, ...]:
+    """Rényi divergence of one release, zero-out, at each of `renyi_orders()`.
+
+    Infinite where dp-accounting's series does not converge.
+    """
+    orders = renyi_orders()
+    if sampling_rate == 1:
+        return tuple(_gaussian_divergence(noise_multiplier, order) for order in orders)
+    return tuple(map(_at_least_zero, _rdp_of_step(sampling_rate, noise_multiplier, orders)))
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def renyi_divergence(sampling_rate: float, noise_multiplier: float, order: float) -> float:
+    """Rényi divergence of one release at one order, zero-out. Asking again is free.
+
+    Guarantees: an upper bound, exact at whole orders (Mironov, Talwar and Zhang, arXiv
+    1908.10530, section 3.3).
+    """
+    if sampling_rate == 1:
+        return _gaussian_divergence(noise_multiplier, order)
+    (value,) = _rdp_of_step(sampling_rate, noise_multiplier, (order,))
+    return _at_least_zero(value)
+
+
+def _gaussian_divergence(noise_multiplier: float, order: float) -> float:
+    return order / 2 / noise_multiplier / noise_multiplier  # no square, so no division by zero
+
+
+def _at_least_zero(divergence: float) -> float:
+    # Written so that NaN, and a divergence that rounding made negative, are never free.
+    return divergence if divergence >= 0 else math.inf
 
 
 @contextmanager

@@ -64,15 +64,40 @@ def clipped_sum(per_example: Sequence[Tensor], l2_clip_norm: float) -> Tensor:
 
     Why the influence is bounded in floats too. The computed norm is off by at most P·2⁻⁵³
     relative, the factor and each product by 2⁻⁵³, so a clipped row has norm at most
-    C·(1 + 1e-9) even at P = 10⁷ in the worst case, and C·(1 + 1e-12) in practice. Summing n
-    rows in any order adds at most n²·2⁻⁵³·C. Both are within the 2⁻²⁰·C that
-    `LatticeGaussian` adds to the sensitivity, for n up to 2¹⁶ rows over all calls whose
-    results are added.
+    C·(1 + 1e-9) even at P = 10⁷ in the worst case, and C·(1 + 1e-12) in practice. Summing b
+    rows in any order adds at most b²·2⁻⁵³·C. `CompensatedSum` says what n rows over many calls
+    come to; `LatticeGaussian` adds 2⁻²⁰·C to the sensitivity for both.
 
     Raises:
         PrivacyConfigError: the clip norm is not positive and finite, or the pieces do not
             hold the same number of rows.
     """
+    return _sum_of_clipped(per_example, None, l2_clip_norm)
+
+
+def weighted_clipped_sum(
+    per_example: Sequence[Tensor], row_weights: Tensor, l2_clip_norm: float
+) -> Tensor:
+    """Sum over rows of `row_weights` [B] times the clipped row, float64 [P].
+
+    Rows and the result are as in `clipped_sum`; weights are applied after clipping.
+
+    Guarantees: with row i's weight changed by d_i, or the row itself replaced, the sum
+    changes by at most |d_i|·C, or 2|w_i|·C, in L2 norm, up to the rounding of float64; a row
+    that is not finite contributes exactly zero; weights of one give `clipped_sum`.
+
+    In floats, b rows with weights of absolute sum W add at most b·W·2⁻⁵³·C: what
+    `clipped_sum` says of W rows.
+
+    Raises:
+        PrivacyConfigError: as `clipped_sum`, or there is not one finite weight for each row.
+    """
+    return _sum_of_clipped(per_example, row_weights, l2_clip_norm)
+
+
+def _sum_of_clipped(
+    per_example: Sequence[Tensor], row_weights: Tensor | None, l2_clip_norm: float
+) -> Tensor:
     _check(l2_clip_norm)
     pieces = [_two_dimensional(piece.detach()) for piece in per_example]
     counts = {len(piece) for piece in pieces}
@@ -85,6 +110,9 @@ def clipped_sum(per_example: Sequence[Tensor], l2_clip_norm: float) -> Tensor:
     scale = _row_scale(pieces)
     norms = _scaled_norms(pieces, scale)
     weights = _weights(norms, scale, l2_clip_norm)
+    if row_weights is not None:
+        _check_weights(row_weights, len(norms))
+        weights = weights * row_weights.to(weights)
     kept = torch.isfinite(norms)
     if not bool(kept.all()):  # the slow path: copies what is left
         pieces = [piece[kept] for piece in pieces]
@@ -98,12 +126,51 @@ def clipped_sum(per_example: Sequence[Tensor], l2_clip_norm: float) -> Tensor:
     return total
 
 
+MOST_ROWS = 1 << 30
+"""Rows of a whole sum times rows of one call, up to which 2⁻²⁰·C covers all rounding."""
+
+
+class CompensatedSum:
+    """A sum of float64 vectors [P] that keeps what each addition rounds away (Knuth's TwoSum).
+
+    Guarantees: n rows of norm at most C, summed b at a time by `clipped_sum` and then here,
+    differ from their true sum by at most n·b·2⁻⁵³·C + n·2⁻⁵²·C: each call adds b²·2⁻⁵³·C,
+    there are n/b of them, and adding them up loses a last bit of the result alone. With
+    n·b ≤ 2³⁰ that is below 2⁻²¹·C, so two neighbouring sums are off by less than 2⁻²⁰·C.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._sum = torch.zeros(size, dtype=torch.float64)
+        self._lost = torch.zeros(size, dtype=torch.float64)
+
+    def add(self, part: Tensor) -> None:
+        """Add a vector [P], float64 on the CPU."""
+        new = self._sum + part
+        arrived = new - self._sum
+        self._lost += (self._sum - (new - arrived)) + (part - arrived)
+        self._sum = new
+
+    @property
+    def value(self) -> Tensor:
+        """The sum so far, [P]."""
+        return self._sum + self._lost
+
+
 def _check(l2_clip_norm: float) -> None:
     if not (math.isfinite(l2_clip_norm) and l2_clip_norm > 0):
         raise PrivacyConfigError(
             f"l2_clip_norm {l2_clip_norm} bounds nothing",
             why="it is the largest L2 norm that one unit may contribute",
             fix="give a positive, finite number",
+        )
+
+
+def _check_weights(row_weights: Tensor, rows: int) -> None:
+    if row_weights.shape != (rows,) or not bool(row_weights.isfinite().all()):
+        raise PrivacyConfigError(
+            "the weights of clipped gradients cannot be used",
+            why="there is not one finite weight for each row",
+            fix="give a vector with as many finite entries as there are rows",
         )
 
 

@@ -186,7 +186,7 @@ _LATTICE_STEPS = 64
 """√d lattice steps to the clip norm, docs/privacy.md 6: rounding adds 1/64 to the sensitivity."""
 
 _FLOAT_SLACK = 2.0**-20
-"""Relative allowance for float64 sums of up to 2¹⁶ rows; see `LatticeGaussian`."""
+"""Relative allowance for the rounding of float64 sums; see `LatticeGaussian`."""
 
 _EXACT = 2.0**53
 """Below it, every integer is a float64."""
@@ -205,9 +205,9 @@ class LatticeGaussian:
     most C/γ + √d, since each of the d roundings moves by at most ½ on either side. Times
     γ: C + γ√d = C·(1 + 1/64), the sensitivity to which the noise is scaled.
 
-    What floats add. Two float64 sums of n rows of norm ≤ C, in any order, differ from the
-    true difference by at most 2n(n−1)·2⁻⁵³·C, and the division S/γ by 2n·2⁻⁵³·C: together
-    below 2⁻²⁰·C for n ≤ 2¹⁶ rows. The sensitivity holds this too (1e-6 more noise).
+    What floats add. Two neighbouring float64 sums, formed by `clipped_sum` and
+    `CompensatedSum` over at most `MOST_ROWS`, differ from the true difference by less than
+    2⁻²⁰·C. The sensitivity holds this too (1e-6 more noise).
 
     What is left out. z is a float64 Box–Muller draw; it enters only through rint(σ′z), where
     σ′ ≥ 65·√d·`noise_multiplier`.

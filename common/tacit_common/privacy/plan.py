@@ -33,7 +33,7 @@ from tacit_common.study import LocalPrivacyPlan, Study
 _STEPS_TO_THE_UNIT = 10_000
 
 _SMALLEST = 0.01  # below, more noise costs nothing that anybody would notice
-_LARGEST = 1e4  # above, nothing is learnt
+LARGEST_NOISE_MULTIPLIER = 1e4  # above, nothing is learnt
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,18 @@ class PrivacySchedule:
     target_epsilon: float | None  # what the study allows
     planned_epsilon: float  # what the whole run costs by PLD on the report grid
     noise_multiplier: float | None  # of training, relative to the mechanism's sensitivity
-    round_event: PrivacyEvent  # all local steps of one round
+    round_event: PoissonGaussianSteps | NonPrivateRelease  # all local steps of one round
     probe_releases: tuple[ProbeRelease, ...]  # in order of time
     probe_noise_multipliers: tuple[float | None, ...]  # by index in `study.probes`
+
+    @property
+    def planned(self) -> tuple[PrivacyEvent, ...]:
+        """Everything that the whole study releases at a site, all rounds taken together."""
+        if isinstance(self.round_event, NonPrivateRelease):
+            return (self.round_event,)
+        steps = self.round_event.steps * self.rounds
+        training = self.round_event.model_copy(update={"steps": steps})
+        return (training, *(release.event for release in self.probe_releases))
 
     def events_after(self, rounds_done: int, probes_done: int) -> list[PrivacyEvent]:
         """What has been released after so many rounds and probe releases.
@@ -104,20 +113,20 @@ class PrivacySchedule:
         return min(epsilon(events, self.delta), self.planned_epsilon)
 
 
-def expected_batch(declared_records: int, sampling_rate: float) -> float:
+def expected_batch(declared_units: int, sampling_rate: float) -> float:
     """Mean size of a Poisson sample of the *declared* records: what a gradient sum is divided by.
 
     Raises:
         PrivacyConfigError: no records are declared, or the rate is not in (0, 1].
     """
-    if declared_records < 1 or not 0 < sampling_rate <= 1:
+    if declared_units < 1 or not 0 < sampling_rate <= 1:
         raise PrivacyConfigError(
-            f"no batch can be expected of {declared_records} declared records "
+            f"no batch can be expected of {declared_units} declared units "
             f"at sampling rate {sampling_rate}",
             why="both must be positive, and a rate is at most 1",
             fix="declare a public number of records, rounded down, that the site holds",
         )
-    return declared_records * sampling_rate
+    return declared_units * sampling_rate
 
 
 def calibrate(study: Study) -> PrivacySchedule:
@@ -138,14 +147,12 @@ def calibrate(study: Study) -> PrivacySchedule:
         return _without_privacy(study)
     plan = study.privacy
     probe_noise = [
-        None if probe.epsilon is None else _up(gaussian_noise_multiplier(probe.epsilon, plan.delta))
+        None if probe.epsilon is None else probe_noise_multiplier(probe.epsilon, plan.delta)
         for probe in study.probes
     ]
     releases = _probe_releases(study, probe_noise)
-    probe_events = [release.event for release in releases]
-    _check_room_for_training(probe_events, plan)
-    noise_multiplier, planned = _least_noise(
-        tuple(probe_events),
+    noise_multiplier, planned = least_noise(
+        tuple(release.event for release in releases),
         plan.sampling_rate,
         study.federation.rounds * steps,
         plan.epsilon,
@@ -192,34 +199,51 @@ def _probe_releases(
     )
 
 
-def _check_room_for_training(probe_events: list[PrivacyEvent], plan: LocalPrivacyPlan) -> None:
+def check_room_for_training(
+    probe_events: tuple[PrivacyEvent, ...], target: float, delta: float
+) -> None:
+    """Raise PrivacyConfigError if the probes alone cost `target` at `delta`, or more."""
     if not probe_events:
         return
-    spent = epsilon(probe_events, plan.delta, interval=REPORT_INTERVAL)
-    if spent < plan.epsilon:
+    spent = epsilon(probe_events, delta, interval=REPORT_INTERVAL)
+    if spent < target:
         return
     # k equal Gaussian releases at √k·σ cost what one at σ costs.
     k = len(probe_events)
-    limit = gaussian_epsilon(
-        math.sqrt(k) * gaussian_noise_multiplier(plan.epsilon, plan.delta), plan.delta
-    )
+    limit = gaussian_epsilon(math.sqrt(k) * gaussian_noise_multiplier(target, delta), delta)
     raise PrivacyConfigError(
-        f"the probes alone cost ε = {spent:.4g} of {plan.epsilon:.4g}",
+        f"the probes alone cost ε = {spent:.4g} of {target:.4g}",
         why=f"{k} probe releases leave nothing for training",
         fix=f"give each release an epsilon well below {limit:.3g}, make fewer of them, "
         f"or raise privacy.epsilon well above {spent:.3g}",
     )
 
 
+def probe_noise_multiplier(epsilon: float, delta: float) -> float:
+    """The least noise, to 1/10,000, of one probe release that may cost `epsilon` at `delta`."""
+    return _up(gaussian_noise_multiplier(epsilon, delta))
+
+
 @functools.lru_cache(maxsize=64)
-def _least_noise(
+def least_noise(
     probe_events: tuple[PrivacyEvent, ...],
     sampling_rate: float,
     steps: int,
     target: float,
     delta: float,
+    interval: float = REPORT_INTERVAL,
 ) -> tuple[float, float]:
-    """The training noise multiplier, and ε of the whole run with it on the report grid."""
+    """The training noise multiplier, and ε of the whole run with it, by PLD on this grid.
+
+    Every schedule is calibrated here, on the report grid, and so is every row of `tacit plan`.
+
+    Guarantees: as `calibrate`. On `PLANNING_INTERVAL`, ten times cheaper, ε is as safe a
+    bound, and a little more noise is asked for than would be enough.
+
+    Raises:
+        PrivacyConfigError: the probes leave nothing, or a multiplier of 10,000 is not enough.
+    """
+    check_room_for_training(probe_events, target, delta)
 
     def cost(noise_multiplier: float, interval: float) -> float:
         training = PoissonGaussianSteps(
@@ -228,20 +252,20 @@ def _least_noise(
         return epsilon([*probe_events, training], delta, interval=interval)
 
     guess = _central_limit_guess(probe_events, sampling_rate, steps, target, delta)
-    # Near the answer on the cheap grid, then the answer on the grid that reports use.
-    near = _least(lambda sigma: cost(sigma, PLANNING_INTERVAL), target, guess, tolerance=1e-3)
-    exact = near and _least(
-        lambda sigma: cost(sigma, REPORT_INTERVAL), target, near, tolerance=2.5e-3
-    )
-    if exact is None:
+    # Near the answer on the cheap grid, then the answer on the grid that was asked for.
+    found = _least(lambda sigma: cost(sigma, PLANNING_INTERVAL), target, guess, tolerance=1e-3)
+    if found is not None and interval != PLANNING_INTERVAL:
+        found = _least(lambda sigma: cost(sigma, interval), target, found, tolerance=2.5e-3)
+    if found is None:
+        enough = cost(LARGEST_NOISE_MULTIPLIER, REPORT_INTERVAL)
         raise PrivacyConfigError(
             f"ε = {target:.4g} at δ = {delta:.3g} cannot be met",
             why=f"{steps} steps at sampling rate {sampling_rate:.4g} would need a noise "
-            f"multiplier above {_LARGEST:.0f}",
-            fix=f"raise privacy.epsilon well above {cost(_LARGEST, REPORT_INTERVAL):.3g}, or "
-            "lower the sampling rate, rounds, local_steps or the probes' epsilon",
+            f"multiplier above {LARGEST_NOISE_MULTIPLIER:.0f}",
+            fix=f"raise privacy.epsilon well above {enough:.3g}, or lower the sampling rate, "
+            "rounds, local_steps or the probes' epsilon",
         )
-    return exact, cost(exact, REPORT_INTERVAL)
+    return found, cost(found, interval)
 
 
 def _central_limit_guess(
@@ -257,7 +281,7 @@ def _central_limit_guess(
     probes = sum(e.noise_multiplier**-2 for e in probe_events if isinstance(e, GaussianRelease))
     room = max(whole - probes, 1e-3 * whole)
     guess = 1 / math.sqrt(math.log1p(room / (sampling_rate**2 * steps)))
-    return min(max(guess, _SMALLEST), _LARGEST)
+    return min(max(guess, _SMALLEST), LARGEST_NOISE_MULTIPLIER)
 
 
 def _least(
@@ -268,7 +292,10 @@ def _least(
     Or, where none is so close, the least multiple of 1/10,000 whose cost is at most
     `target`, but not below 0.01. None if 10,000 is not enough. `cost` must not increase.
     """
-    first, last = round(_SMALLEST * _STEPS_TO_THE_UNIT), round(_LARGEST * _STEPS_TO_THE_UNIT)
+    first, last = (
+        round(_SMALLEST * _STEPS_TO_THE_UNIT),
+        round(LARGEST_NOISE_MULTIPLIER * _STEPS_TO_THE_UNIT),
+    )
     low, high = first - 1, last + 1  # low costs too much, high fits: so far both by decree
     aim = math.log(target * (1 - tolerance / 2))
     slope = -1.5  # of log cost over log noise, until two points show it

@@ -1,7 +1,7 @@
 """How a report writes numbers: one rule for each kind of figure."""
 
 import math
-from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 
 THIN_SPACE = "\u202f"  # narrow, and no line break at it
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -16,6 +16,13 @@ def epsilon(value: float) -> str:
         return "0"
     exact = Decimal(value) * (1 - Decimal("1e-12"))  # 0.1 + 0.2 is not more than 0.3
     return _significant(exact, digits=3, rounding=ROUND_CEILING)
+
+
+def at_least(value: float) -> str:
+    """What is left of a budget, rounded down: "1.58", "12.3", "140"."""
+    decimals = 2 if value < 10 else 1 if value < 100 else 0
+    floor = Decimal(value).quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_FLOOR)
+    return f"{floor:,f}"
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -37,14 +44,30 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}{THIN_SPACE}%"
 
 
+def short_percent(share: float) -> str:
+    """A round share as a percentage: "0.001 %", "30 %"."""
+    digits = f"{100 * share:.8f}".rstrip("0").rstrip(".")
+    return f"{digits}{THIN_SPACE}%"
+
+
 def percent_at_most(share: float) -> str:
     """A bound on a share, rounded up, with as many nines as it takes to stay below 100 %."""
+    return f"{out_of_hundred_at_most(share)}{THIN_SPACE}%"
+
+
+def out_of_hundred_at_most(share: float) -> str:
+    """The same out of a hundred: '31.4', '99.98'."""
     exact = Decimal(share) * 100
     for decimals in (1, 2, 3, 4):
         rounded = exact.quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_CEILING)
         if rounded < 100:
-            return f"{rounded}{THIN_SPACE}%"
-    return f"100{THIN_SPACE}%"
+            return str(rounded)
+    return "100"
+
+
+def one_in(share: float) -> str:
+    """A small share as '1 in 1,000', never shown smaller than it is."""
+    return f"1 in {count(max(1, math.floor(1 / share * (1 + 1e-9))))}"
 
 
 def power(value: float) -> str:

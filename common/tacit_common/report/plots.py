@@ -1,13 +1,11 @@
-"""Inline SVG drawn by hand: its colours are the page's own, so it follows light and dark.
-
-Every function returns markup whose text is escaped; classes are styled in style.css.
-"""
+"""Charts of a report: curves on two axes, with labels that do not cover one another."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup
+from tacit_common.report import numbers
+from tacit_common.report.drawing import Box, Dot, Drawing, Label, Point, Shape, Stroke
 
 WIDTH, HEIGHT = 760.0, 300.0
 LEFT, TOP, BOTTOM = 46.0, 30.0, 42.0
@@ -20,143 +18,92 @@ SMALLEST_SPAN = 1e-300  # below it, powers of ten are not floats
 
 
 @dataclass(frozen=True)
+class Axis:
+    """A straight axis from `low` to `high`, with ticks where something is written."""
+
+    label: str
+    low: float
+    high: float
+    ticks: tuple[tuple[float, str], ...]
+
+
+@dataclass(frozen=True)
 class Line:
     """One curve; a quiet one has no label and no colour of its own."""
 
     label: str
-    points: tuple[tuple[float, float], ...]
+    points: tuple[Point, ...]
     quiet: bool = False
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A horizontal line that the curves are compared with."""
+    """A value of the vertical axis that the curves are compared with, drawn across."""
 
     label: str
     value: float
 
 
 @dataclass(frozen=True)
-class LineChart:
-    """Curves over a horizontal axis of whole numbers that goes from `first` to `last`.
+class Callout:
+    """A point with a dashed line down to the horizontal axis, and a label.
 
-    Beyond `reached`, if that is less than `last`, nothing was measured; the space is marked.
+    The label stands right of the point and above it, where a curve that rises leaves room,
+    or left of it and below, where one that falls does.
     """
 
+    label: str
+    at: Point
+    is_below: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Curves over a horizontal axis; beyond `reached`, if given, nothing was measured."""
+
+    title: str
     description: str
-    x_label: str
-    y_label: str
+    x: Axis
+    y: Axis
     lines: tuple[Line, ...]
-    first: int
-    last: int
-    reached: int
+    reached: float | None = None
     mark: Mark | None = None
-    from_zero: bool = False
+    guessing: bool = False
+    callouts: tuple[Callout, ...] = ()
+    has_dots: bool = True
+    width: float = WIDTH
+    height: float = HEIGHT
 
 
-def line_chart(chart: LineChart) -> Markup:
-    """The chart as SVG."""
-    values = [y for line in chart.lines for _, y in line.points]
-    if chart.mark is not None:
-        values.append(chart.mark.value)
-    low, high = (0.0 if chart.from_zero else min(values)), max(values)
+# --- axes ------------------------------------------------------------------------------
+
+
+def value_axis(label: str, values: Sequence[float], *, from_zero: bool) -> Axis:
+    """Round ticks that cover the values."""
+    low, high = (0.0 if from_zero else min(values)), max(values)
     ticks = nice_ticks(low, high)
-    bottom_value, top_value = min(low, ticks[0]), max(high, ticks[-1])
-    labels = [_shorten(line.label) for line in chart.lines if not line.quiet]
-    if chart.mark is not None:
-        labels.append(_shorten(chart.mark.label))
-    right = WIDTH - 18.0 - LETTER_WIDTH * max((len(label) for label in labels), default=0)
-    floor = HEIGHT - BOTTOM
-
-    def x(value: float) -> float:
-        return LEFT + (value - chart.first) / max(1, chart.last - chart.first) * (right - LEFT)
-
-    def y(value: float) -> float:
-        return floor - (value - bottom_value) / (top_value - bottom_value) * (floor - TOP)
-
-    parts = [
-        _open(WIDTH, HEIGHT, chart.description, "chart"),
-        _text(0, 12, chart.y_label, "axis-label"),
-        _text(right, HEIGHT - 4, chart.x_label, "axis-label", anchor="end"),
-    ]
-    if chart.reached < chart.last:
-        edge = x(chart.reached)
-        parts.append(_box(edge, TOP, right - edge, floor - TOP, "not-run"))
-        if right - edge > 60:
-            parts.append(_text((edge + right) / 2, TOP + 18, "not run", "tick", anchor="middle"))
-    for tick in ticks:
-        parts.append(_stroke(LEFT, y(tick), right, y(tick), "grid"))
-        parts.append(_text(LEFT - 8, y(tick) + 4, _tick_label(tick, ticks), "tick", anchor="end"))
-    for number in _whole_ticks(chart.first, chart.last):
-        parts.append(_text(x(number), floor + 18, str(number), "tick", anchor="middle"))
-    ends: list[tuple[float, str, str]] = []  # where a label wants to be, its text, its class
-    if chart.mark is not None:
-        parts.append(_stroke(LEFT, y(chart.mark.value), right, y(chart.mark.value), "mark"))
-        ends.append((y(chart.mark.value), chart.mark.label, "mark-label"))
-    for line in chart.lines:
-        if line.quiet:
-            parts.append(_polyline([(x(a), y(b)) for a, b in line.points], "quiet"))
-    for number, line in enumerate(line for line in chart.lines if not line.quiet):
-        colour = f"series-{number % SERIES_COLOURS}"
-        parts.append(_polyline([(x(a), y(b)) for a, b in line.points], colour))
-        if len(line.points) <= MOST_DOTS:
-            parts += [_dot(x(a), y(b), 2.6, colour) for a, b in line.points]
-        ends.append((y(line.points[-1][1]), line.label, f"line-label {colour}"))
-    for height, (_, label, name) in _spread(ends, floor):
-        parts.append(_text(right + 10, height + 4, _shorten(label), name))
-    parts.append(Markup("</svg>"))
-    return Markup("").join(parts)
+    names = tuple((tick, _tick_label(tick, ticks)) for tick in ticks)
+    return Axis(label, min(low, ticks[0]), max(high, ticks[-1]), names)
 
 
-def interval_mark(
-    value: float,
-    low: float,
-    high: float,
-    *,
-    axis: tuple[float, float],
-    highlight: bool,
-    reference: float | None,
-) -> Markup:
-    """A dot with its interval as a bar on a thin track; the text beside it says the numbers.
-
-    `reference` is a value to compare with, drawn as an upright line.
-    """
-    width, height = 160.0, 16.0
-
-    def x(share: float) -> float:
-        inside = min(max(share, axis[0]), axis[1])
-        return 4 + (inside - axis[0]) / (axis[1] - axis[0]) * (width - 8)
-
-    middle = height / 2
-    kind = "result" if highlight else "baseline"
-    parts = [
-        Markup('<svg class="interval {}" viewBox="0 0 {} {}" aria-hidden="true">').format(
-            kind, _n(width), _n(height)
-        ),
-        _stroke(4, middle, width - 4, middle, "track"),
-        _box(x(low), middle - 3, max(1.0, x(high) - x(low)), 6, "bar"),
-    ]
-    if reference is not None:
-        parts.append(_stroke(x(reference), 0, x(reference), height, "ours"))
-    parts += [_dot(x(value), middle, 3.4, "dot"), Markup("</svg>")]
-    return Markup("").join(parts)
+def whole_axis(label: str, first: int, last: int) -> Axis:
+    """Whole numbers, such as rounds."""
+    ticks = tuple((float(number), str(number)) for number in _whole_ticks(first, last))
+    return Axis(label, first, max(last, first + 1), ticks)
 
 
-def gauge(spent: float, budget: float) -> Markup:
-    """How much of a budget is spent; the text beside it says the numbers."""
-    width, height = 240.0, 10.0
-    full = max(spent, budget)
-    parts = [
-        Markup('<svg class="gauge" viewBox="0 0 {} {}" preserveAspectRatio="none" ').format(
-            _n(width), _n(height)
-        ),
-        Markup('aria-hidden="true">'),
-        _box(0, 2, width, 6, "room"),
-        _box(0, 2, spent / full * width, 6, "over" if spent > budget else "spent"),
-        _box(budget / full * width - 1.5, 0, 1.5, height, "limit"),
-        Markup("</svg>"),
-    ]
-    return Markup("").join(parts)
+def power_axis(label: str, lowest: float, highest: float) -> Axis:
+    """Powers of ten. Its points are base-10 logarithms."""
+    low, high = math.floor(math.log10(lowest)), math.ceil(math.log10(highest) - 1e-9)
+    step = max(1, math.ceil((high - low) / 4))
+    ticks = tuple((float(n), numbers.power(10.0**n)) for n in range(high, low - 1, -step))
+    return Axis(label, low, max(high, low + 1), ticks)
+
+
+def share_axis(label: str) -> Axis:
+    """Shares from 0 to 100 %."""
+    ticks = tuple((n / 4, f"{25 * n}{numbers.THIN_SPACE}%") for n in range(5))
+    return Axis(label, 0.0, 1.0, ticks)
 
 
 def nice_ticks(low: float, high: float, *, wanted: int = 5) -> list[float]:
@@ -188,6 +135,107 @@ def _whole_ticks(first: int, last: int) -> list[int]:
     return [first, *(number for number in inner if number - first >= step // 2), last]
 
 
+# --- the chart -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Where the axes lie on the canvas."""
+
+    x_axis: Axis
+    y_axis: Axis
+    left: float
+    right: float
+    floor: float
+
+    def x(self, value: float) -> float:
+        share = (value - self.x_axis.low) / (self.x_axis.high - self.x_axis.low)
+        return self.left + share * (self.right - self.left)
+
+    def y(self, value: float) -> float:
+        share = (value - self.y_axis.low) / (self.y_axis.high - self.y_axis.low)
+        return self.floor - share * (self.floor - TOP)
+
+    def at(self, point: Point) -> Point:
+        return self.x(point[0]), self.y(point[1])
+
+
+def draw_chart(chart: Chart) -> Drawing:
+    """The chart as a drawing."""
+    labels = [_shorten(line.label) for line in chart.lines if line.label and not line.quiet]
+    if chart.mark is not None:
+        labels.append(_shorten(chart.mark.label))
+    margin = 18.0 + LETTER_WIDTH * max((len(label) for label in labels), default=0)
+    frame = _Frame(chart.x, chart.y, LEFT, chart.width - margin, chart.height - BOTTOM)
+    shapes = [*_axes(chart, frame), *_curves(chart, frame)]
+    for callout in chart.callouts:
+        shapes += _called_out(callout, frame)
+    return Drawing(
+        "chart" if chart.width == WIDTH else "chart half",
+        chart.width,
+        chart.height,
+        tuple(shapes),
+        title=chart.title,
+        description=chart.description,
+    )
+
+
+def _axes(chart: Chart, frame: _Frame) -> list[Shape]:
+    shapes: list[Shape] = [
+        Label(0, 12, chart.y.label, "axis-label"),
+        Label(frame.right, chart.height - 4, chart.x.label, "axis-label", "end"),
+    ]
+    if chart.reached is not None and chart.reached < chart.x.high:
+        edge = frame.x(chart.reached)
+        shapes.append(Box(edge, TOP, frame.right - edge, frame.floor - TOP, "not-run"))
+        if frame.right - edge > 60:
+            middle = (edge + frame.right) / 2
+            shapes.append(Label(middle, TOP + 18, "not run", "tick", "middle"))
+    for value, name in chart.y.ticks:
+        height = frame.y(value)
+        shapes.append(Stroke(((frame.left, height), (frame.right, height)), "grid"))
+        shapes.append(Label(frame.left - 8, height + 4, name, "tick", "end"))
+    for value, name in chart.x.ticks:
+        shapes.append(Label(frame.x(value), frame.floor + 18, name, "tick", "middle"))
+    return shapes
+
+
+def _curves(chart: Chart, frame: _Frame) -> list[Shape]:
+    shapes: list[Shape] = []
+    ends: list[tuple[float, str, str]] = []  # where a label wants to be, its text, its style
+    if chart.guessing:
+        corners = (frame.at((0, 0)), frame.at((1, 1)))
+        shapes.append(Stroke(corners, "mark"))
+        x, y = frame.at((0.62, 0.56))
+        shapes.append(Label(x, y + 12, "guessing blindly", "mark-label"))
+    if chart.mark is not None:
+        height = frame.y(chart.mark.value)
+        shapes.append(Stroke(((frame.left, height), (frame.right, height)), "mark"))
+        ends.append((height, chart.mark.label, "mark-label"))
+    for line in chart.lines:
+        if line.quiet:
+            shapes.append(Stroke(tuple(map(frame.at, line.points)), "line quiet"))
+    for index, line in enumerate(line for line in chart.lines if not line.quiet):
+        colour = f"series-{index % SERIES_COLOURS}"
+        points = tuple(map(frame.at, line.points))
+        shapes.append(Stroke(points, f"line {colour}"))
+        if chart.has_dots and len(points) <= MOST_DOTS:
+            shapes += [Dot(x, y, 2.6, colour) for x, y in points]
+        if line.label:
+            ends.append((points[-1][1], line.label, f"line-label {colour}"))
+    for height, (_, label, style) in _spread(ends, frame.floor):
+        shapes.append(Label(frame.right + 10, height + 4, _shorten(label), style))
+    return shapes
+
+
+def _called_out(callout: Callout, frame: _Frame) -> list[Shape]:
+    x, y = frame.at(callout.at)
+    label = Label(x + 9, max(y - 8, TOP + 14), callout.label, "callout")
+    if callout.is_below:
+        label = Label(x - 8, min(y + 20, frame.floor - 6), callout.label, "callout", "end")
+    return [Stroke(((x, y), (x, frame.floor)), "mark"), Dot(x, y, 4, "series-0"), label]
+
+
 def _spread(
     ends: list[tuple[float, str, str]], floor: float
 ) -> list[tuple[float, tuple[float, str, str]]]:
@@ -205,42 +253,3 @@ def _spread(
 
 def _shorten(label: str) -> str:
     return label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"
-
-
-def _n(value: float) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".")
-
-
-def _open(width: float, height: float, description: str, name: str) -> Markup:
-    return Markup('<svg class="{}" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(
-        name, _n(width), _n(height), description
-    )
-
-
-def _text(x: float, y: float, text: str, name: str, *, anchor: str = "start") -> Markup:
-    return Markup('<text x="{}" y="{}" class="{}" text-anchor="{}">{}</text>').format(
-        _n(x), _n(y), name, anchor, text
-    )
-
-
-def _stroke(x1: float, y1: float, x2: float, y2: float, name: str) -> Markup:
-    return Markup('<line x1="{}" y1="{}" x2="{}" y2="{}" class="{}"/>').format(
-        _n(x1), _n(y1), _n(x2), _n(y2), name
-    )
-
-
-def _box(x: float, y: float, width: float, height: float, name: str) -> Markup:
-    return Markup('<rect x="{}" y="{}" width="{}" height="{}" rx="1.5" class="{}"/>').format(
-        _n(x), _n(y), _n(width), _n(height), name
-    )
-
-
-def _dot(x: float, y: float, radius: float, name: str) -> Markup:
-    return Markup('<circle cx="{}" cy="{}" r="{}" class="{}"/>').format(
-        _n(x), _n(y), _n(radius), name
-    )
-
-
-def _polyline(points: Sequence[tuple[float, float]], name: str) -> Markup:
-    path = " ".join(f"{_n(x)},{_n(y)}" for x, y in points)
-    return Markup('<polyline points="{}" class="{}"/>').format(path, name)

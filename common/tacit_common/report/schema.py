@@ -1,63 +1,51 @@
 """Everything that a run's report says, as one typed document.
 
-`report.json` is the canonical JSON of a `Report`; `report.html` is drawn from it and
-holds nothing else. The document contradicts itself nowhere: a figure that follows from
-others is checked against them when the document is built or read.
+`report.json` holds a `Report` and its signatures (signing.py); `report.html` and
+`report.pdf` are drawn from it and hold nothing else. The document contradicts itself
+nowhere: a figure that follows from others is checked against them when the document is
+built or read.
 
 No host name and no path of a machine belongs here: a report is made to be handed on.
 """
 
 import hashlib
 import json
-from datetime import UTC, datetime
 from importlib.metadata import version
 from platform import python_version
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    ConfigDict,
-    Field,
-    JsonValue,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from tacit_common import __version__
 from tacit_common.errors import RefusalCode, UsageError
+from tacit_common.ledger_chain import SignedHead
+from tacit_common.privacy.events import PrivacyEvent
+from tacit_common.report.claims import LocalPrivacy, NoPrivacy
+from tacit_common.report.parts import (
+    Count,
+    Digest,
+    Epsilon,
+    Moment,
+    Part,
+    Picture,
+    Share,
+    SiteName,
+    Text,
+)
 
 if TYPE_CHECKING:
     from tacit_common.probes.contract import Interval as ProbeInterval
     from tacit_common.study import Study
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 
 ROUNDING = 1e-9  # what an end of an interval may be off by through floating point alone
-
-
-def _to_utc(moment: datetime) -> datetime:
-    return moment.astimezone(UTC)  # a local time zone would tell where the machine stands
-
-
-Moment = Annotated[AwareDatetime, AfterValidator(_to_utc)]
-Text = Annotated[str, Field(min_length=1, max_length=2000)]
-SiteName = Annotated[str, Field(min_length=1, max_length=200)]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256, hexadecimal.")]
-Picture = Annotated[str, Field(pattern=r"^data:image/png;base64,[A-Za-z0-9+/]+=*$")]
-Count = Annotated[int, Field(ge=0)]
-Epsilon = Annotated[float, Field(ge=0)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 # --- the run ---------------------------------------------------------------------------
 
 
-class Run(_Part):
+class Run(Part):
     """What ran, when, and how far it came."""
 
     name: Text
@@ -76,13 +64,13 @@ class Run(_Part):
         if self.rounds_done > self.rounds_planned:
             raise ValueError("more rounds are done than were planned")
         if self.status == "complete" and self.rounds_done < self.rounds_planned:
-            raise ValueError("a complete run has done every planned round")
+            raise ValueError("rounds_done is below rounds_planned in a complete run")
         if self.finished < self.started:
             raise ValueError("the run finished before it started")
         return self
 
 
-class StudyRecord(_Part):
+class StudyRecord(Part):
     """The study as it travelled to the sites, and its digest."""
 
     document: dict[str, JsonValue]
@@ -106,7 +94,7 @@ class StudyRecord(_Part):
         return cls(document=study.model_dump(mode="json"), digest=study.digest())
 
 
-class Software(_Part):
+class Software(Part):
     """Versions of what the result depends on."""
 
     tacit: Text
@@ -129,87 +117,91 @@ class Software(_Part):
         )
 
 
-# --- privacy ---------------------------------------------------------------------------
-
-
-class Assumption(_Part):
-    """Something that the privacy statement rests on."""
-
-    text: Text
-    held: bool | None = Field(description="None where it cannot be checked.")
-    why: Text
-
-
-class AccountantFigure(_Part):
-    """ε of the whole run by one method; the report's statement uses the first one."""
-
-    method: Literal["PLD", "RDP", "PRV"]
-    epsilon: Epsilon
-    software: Text
-
-
-class LocalPrivacy(_Part):
-    """Every site made what it sent private before sending it."""
-
-    mode: Literal["local"]
-    plain_statement: Text
-    formal_statement: Text
-    unit: Literal["record"]
-    adjacency: Literal["zero-out"]
-    adversary: Text
-    transcript: Text = Field(description="What of a site's messages the statement covers.")
-    epsilon_target: float = Field(gt=0, description="Budget of the run at each site.")
-    epsilon_spent: Epsilon = Field(description="The largest total over sites.")
-    delta: float = Field(gt=0, lt=1)
-    l2_clip_norm: float = Field(gt=0)
-    sampling_rate: float = Field(gt=0, le=1)
-    noise_multiplier: float = Field(gt=0)
-    steps: Count = Field(description="Noisy steps that the whole plan takes at a site.")
-    sampler: Text = Field(description="As implemented.")
-    noise: Text = Field(description="As implemented.")
-    accountants: tuple[AccountantFigure, ...] = Field(min_length=1)
-    assumptions: tuple[Assumption, ...]
-    not_covered: tuple[Text, ...] = Field(min_length=1)
-
-
-class NoPrivacy(_Part):
-    """No differential privacy, said in full."""
-
-    mode: Literal["none"]
-    statement: Literal["no differential privacy"] = "no differential privacy"
-    plain_statement: Text
-    formal_statement: Text
-    sampling_rate: float = Field(gt=0, le=1)
-    steps: Count = Field(description="Steps that the whole plan takes at a site.")
-    assumptions: tuple[Assumption, ...]
-    not_covered: tuple[Text, ...] = Field(min_length=1)
-
-
 # --- sites and rounds ------------------------------------------------------------------
 
 
-class SiteReport(_Part):
-    """One data site. The ε are None without differential privacy."""
+class SiteReport(Part):
+    """One data site, from its own ledger. The ε are None without differential privacy."""
 
     name: SiteName
-    declared_records: int = Field(ge=1, description="Public; not the number that it holds.")
+    declared_units: int = Field(ge=1, description="Public; not the number that it holds.")
     rounds_answered: Count
+    atoms: tuple[Text, ...] = Field(description="Parts of its data that this run touched.")
+    spent: tuple[PrivacyEvent, ...] = Field(
+        description="Everything ever reserved of the atom that was charged most, equal steps "
+        "taken together: what epsilon_total is composed from."
+    )
     epsilon_after_round: tuple[Epsilon, ...] | None = Field(
         description="Total ε spent when round 1, 2, … was over, at the report's δ."
     )
-    epsilon_total: Epsilon | None = Field(description="Rounds that failed and probes included.")
-    ledger_head: Digest | None
+    epsilon_run: Epsilon | None = Field(description="Of this run alone, at the report's δ.")
+    epsilon_total: Epsilon | None = Field(
+        description="Of everything ever reserved, failed rounds, probes and other runs included."
+    )
+    composition: Literal["plan", "filter"] | None = Field(
+        description="How epsilon_total is composed: by PLD where all of it was one plan, fixed "
+        "before its first release; else by the Rényi filter. None without differential privacy."
+    )
+    renyi_order: float | None = Field(
+        description="The filter's order, fixed before the first release; None under 'plan'.", gt=1
+    )
+    epsilon_cap: float | None = Field(description="The site's own bound on epsilon_total.", gt=0)
+    reserves: Count = Field(description="Requests that were paid for, of all runs.")
+    never_committed: Count = Field(
+        description="Reserves whose answer never left: paid all the same."
+    )
     releases: Count = Field(description="Messages with content from records that left the site.")
+    ledger: SignedHead = Field(description="Where its ledger stood, signed by the site.")
+
+    @property
+    def epsilon_remaining(self) -> float | None:
+        """What is left below the cap; None without one."""
+        if self.epsilon_cap is None or self.epsilon_total is None:
+            return None
+        return max(0.0, self.epsilon_cap - self.epsilon_total)
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if self.never_committed > self.reserves:
+            raise ValueError("never_committed is above reserves")
+        run, total = self.epsilon_run, self.epsilon_total
+        if run is not None and total is not None and run > total * (1 + ROUNDING):
+            raise ValueError("epsilon_run is above epsilon_total: one run cannot cost more than all")
+        return self
 
 
-class Refusal(_Part):
+class Cohorts(Part):
+    """Who took part in the rounds."""
+
+    registered: int = Field(ge=1, description="Sites of the federation.")
+    asked_per_round: int = Field(ge=1)
+    quorum: int = Field(ge=1, description="Answers that a round needs.")
+    smallest_answered: Count = Field(description="Over all finished rounds.")
+    worst_dropout: Share = Field(description="Largest share of a cohort without an answer.")
+    threshold: int | None = Field(
+        description="Sites whose noise shares must arrive: secure aggregation only."
+    )
+    collusion_bound: int | None = Field(
+        description="Sites that may collude with the server: secure aggregation only."
+    )
+
+
+class Models(Part):
+    """Hashes of the parameters that the run began and ended with."""
+
+    parameters: int = Field(ge=1, description="Number of trained parameters.")
+    initial_sha256: Digest = Field(description="Before the first round, float32 in one vector.")
+    final_sha256: Digest = Field(description="After the last round.")
+
+
+class Refusal(Part):
     """A site declined; the code is all that it says."""
 
     site: SiteName
     code: RefusalCode
 
 
-class RoundReport(_Part):
+class RoundReport(Part):
     """One round, as the server saw it."""
 
     number: int = Field(ge=1)
@@ -246,7 +238,7 @@ class RoundReport(_Part):
 # --- how good the encoder is -----------------------------------------------------------
 
 
-class Interval(_Part):
+class Interval(Part):
     """A share in [0, 1] with a 95 % confidence interval, and what the interval covers."""
 
     value: float = Field(ge=0, le=1)
@@ -268,7 +260,7 @@ class Interval(_Part):
         )
 
 
-class ProbeReport(_Part):
+class ProbeReport(Part):
     """What the sites' labels say of the encoder. Private, and charged to their budgets."""
 
     name: Text
@@ -277,7 +269,7 @@ class ProbeReport(_Part):
     accuracy: Interval
 
 
-class EvaluationRow(_Part):
+class EvaluationRow(Part):
     """One encoder, or none, under every measure of the table."""
 
     label: Text
@@ -285,7 +277,7 @@ class EvaluationRow(_Part):
     cells: tuple[Interval, ...]
 
 
-class Evaluation(_Part):
+class Evaluation(Part):
     """Accuracy on public held-out records: simulations only, and not private."""
 
     dataset: Text
@@ -312,7 +304,7 @@ class Evaluation(_Part):
         return next(row for row in self.rows if row.role == "result")
 
 
-class Reconstruction(_Part):
+class Reconstruction(Part):
     """A public held-out image, what the encoder saw of it, and what it made of that."""
 
     original: Picture
@@ -320,14 +312,14 @@ class Reconstruction(_Part):
     reconstructed: Picture
 
 
-class Neighbour(_Part):
+class Neighbour(Part):
     """A public image near a query in feature space."""
 
     picture: Picture
     label: Text
 
 
-class NeighbourQuery(_Part):
+class NeighbourQuery(Part):
     """A public held-out image and its nearest neighbours, nearest first."""
 
     picture: Picture
@@ -335,7 +327,7 @@ class NeighbourQuery(_Part):
     neighbours: tuple[Neighbour, ...] = Field(min_length=1)
 
 
-class Pictures(_Part):
+class Pictures(Part):
     """Pictures of public evaluation records; a site's records are never shown."""
 
     source: Text
@@ -346,15 +338,17 @@ class Pictures(_Part):
 # --- the whole -------------------------------------------------------------------------
 
 
-class Report(_Part):
+class Report(Part):
     """A run, what it could reveal, and how good its encoder is."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     run: Run
     study: StudyRecord
     software: Software
     privacy: Annotated[LocalPrivacy | NoPrivacy, Field(discriminator="mode")]
     sites: tuple[SiteReport, ...] = Field(min_length=1)
+    cohorts: Cohorts
+    models: Models
     initial_validation_loss: float | None = Field(
         default=None, description="Before the first round, on the images of validation_loss."
     )
@@ -384,7 +378,8 @@ class Report(_Part):
     def _privacy_adds_up(self) -> Self:
         charges = [probe.epsilon_per_site for probe in self.probes]
         if isinstance(self.privacy, NoPrivacy):
-            totals = [site.epsilon_total for site in self.sites] + charges
+            totals = [e for site in self.sites for e in (site.epsilon_total, site.epsilon_run)]
+            totals += charges
             curves = [site.epsilon_after_round for site in self.sites]
             if any(figure is not None for figure in [*totals, *curves]):
                 raise ValueError("there is an ε, but the mode is 'none'")
@@ -392,7 +387,8 @@ class Report(_Part):
         if any(r.training_loss is not None for r in self.rounds):
             raise ValueError("a training loss is private: it is shown under mode 'none' only")
         spent = [site.epsilon_total for site in self.sites if site.epsilon_total is not None]
-        if len(spent) < len(self.sites) or None in charges:
+        runs = [site.epsilon_run for site in self.sites]
+        if len(spent) < len(self.sites) or None in runs or None in charges:
             raise ValueError("under mode 'local' every site and every probe has its ε")
         if max(spent) != self.privacy.epsilon_spent:
             raise ValueError("epsilon_spent is not the largest epsilon_total")

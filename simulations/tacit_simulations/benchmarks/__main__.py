@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tacit_common.cli import run_command
 from tacit_common.errors import UsageError
-from tacit_simulations.benchmarks import local_step, round_overhead, startup
+from tacit_simulations.benchmarks import ledger, local_step, round_overhead, startup
 from tacit_simulations.benchmarks.measure import Track
 from tacit_simulations.benchmarks.record import Figure, new_record
 
@@ -27,6 +27,10 @@ BENCHMARKS: dict[str, tuple[Callable[[Track], list[Figure]], Callable[[Track], l
     "local_step": (
         partial(local_step.measure, local_step.FULL),
         partial(local_step.measure, local_step.QUICK),
+    ),
+    "ledger": (
+        partial(ledger.measure, ledger.FULL),
+        partial(ledger.measure, ledger.QUICK),
     ),
     "round_overhead": (
         partial(round_overhead.measure, round_overhead.FULL),

@@ -144,7 +144,7 @@ def _step(size: str, batch: int, mode: Mode, folder: Path) -> tuple[Callable[[],
         batch, image_size=IMAGE_SIZE, channels=CHANNELS, generator=seeded_generator("benchmark")
     )
     source = LabeledArraySource(images, np.zeros(batch, dtype=np.int64))
-    site = replace(sites.open(0), source=source, declared_records=batch)
+    site = replace(sites.open(0), source=source, declared_units=batch)
     kept: list[tuple[ResidentModel, StepGradient]] = []
 
     def keep(

@@ -43,7 +43,7 @@ def vit_study(
             "simulation": {
                 "dataset": "strokes",
                 "sites": sites,
-                "declared_records": 64,
+                "declared_units": 64,
                 "device": "cpu",
             },
         }

@@ -1,0 +1,176 @@
+"""Checks of a report: study, cohorts, wording and audit, from what else the report holds."""
+
+import math
+
+from pydantic import ValidationError
+
+from tacit_common.report import statements
+from tacit_common.report.audit_bound import epsilon_lower_bound
+from tacit_common.report.claims import LocalPrivacy, NoPrivacy
+from tacit_common.report.findings import ARITHMETIC, Check, Comparison, Tolerance
+from tacit_common.report.schema import Report
+from tacit_common.study import LocalPrivacyPlan, Study
+
+_BISECTED = Tolerance(relative=1e-6, absolute=1e-6)
+"""For the audit's bound: a root that two programs find in their own ways."""
+
+
+def study_of(report: Report) -> Study | None:
+    """The study of a report; None if this version cannot read it."""
+    try:
+        return Study.model_validate(report.study.document)
+    except ValidationError:
+        return None
+
+
+def check_study(report: Report) -> Check:
+    """The run and the privacy statement against the study that travelled to the sites."""
+    found = Comparison()
+    claim = "The run and its privacy are those of the study that the sites received."
+    study = study_of(report)
+    if study is None:
+        found.differs("study.document", "the study", "a study that this version can read")
+        return found.check("study", claim)
+    found.same("study.digest", report.study.digest, study.digest())
+    found.same("run.name", report.run.name, study.name)
+    found.same("run.rounds_planned", report.run.rounds_planned, study.federation.rounds)
+    plan, privacy = study.privacy, report.privacy
+    found.same("privacy.mode", privacy.mode, plan.mode)
+    if isinstance(privacy, LocalPrivacy) and isinstance(plan, LocalPrivacyPlan):
+        found.same("privacy.unit", privacy.unit, plan.unit)
+        found.same(
+            "privacy.records_per_subject", privacy.records_per_subject, plan.records_per_subject
+        )
+        found.same("privacy.epsilon_target", privacy.epsilon_target, plan.epsilon)
+        found.same("privacy.delta", privacy.delta, plan.delta)
+    if isinstance(privacy, NoPrivacy):
+        found.same("privacy.sampling_rate", privacy.sampling_rate, plan.sampling_rate)
+        steps = study.federation.rounds * study.federation.local_steps
+        found.same("privacy.steps", privacy.steps, steps)
+    for i, probe in enumerate(report.probes):
+        planned = [p.epsilon for p in study.probes if p.kind == probe.name and probe.when in p.when]
+        if not planned:
+            found.differs(f"probes[{i}].name", f"{probe.name} {probe.when}", "a probe of the study")
+        elif probe.epsilon_per_site not in planned:
+            found.differs(f"probes[{i}].epsilon_per_site", probe.epsilon_per_site, planned)
+    return found.check("study", claim)
+
+
+def check_cohorts(report: Report) -> Check:
+    """Who took part, from the list of rounds."""
+    found = Comparison()
+    seen, rounds, study = report.cohorts, report.rounds, study_of(report)
+    registered = len(report.sites)
+    found.same("cohorts.registered", seen.registered, registered)
+    if study is not None:
+        asked = min(study.federation.cohort_size or registered, registered)
+        found.same("cohorts.asked_per_round", seen.asked_per_round, asked)
+        found.same("cohorts.quorum", seen.quorum, _quorum(asked, study))
+    answered = [len(r.answered) for r in rounds]
+    found.same("cohorts.smallest_answered", seen.smallest_answered, min(answered, default=0))
+    dropout = max((1 - len(r.answered) / max(len(r.asked), 1) for r in rounds), default=0.0)
+    found.near("cohorts.worst_dropout", seen.worst_dropout, dropout, ARITHMETIC)
+    found.same("cohorts.threshold", seen.threshold, None)  # there is no secure aggregation
+    found.same("cohorts.collusion_bound", seen.collusion_bound, None)
+    for i, r in enumerate(rounds):
+        found.at_most(f"rounds[{i}].asked", len(r.asked), seen.asked_per_round, ARITHMETIC)
+        if study is not None:
+            needed = _quorum(len(r.asked), study)
+            found.at_least(f"rounds[{i}].answered", len(r.answered), needed, ARITHMETIC)
+    for i, site in enumerate(report.sites):
+        rounds_answered = sum(site.name in r.answered for r in rounds)
+        found.same(f"sites[{i}].rounds_answered", site.rounds_answered, rounds_answered)
+    return found.check("cohorts", "Cohorts, quorum and dropout are those of the rounds listed.")
+
+
+def _quorum(asked: int, study: Study) -> int:
+    return max(1, math.ceil(study.federation.quorum * asked - 1e-9))
+
+
+# --- words -----------------------------------------------------------------------------
+
+
+def check_wording(report: Report) -> Check:
+    """Every sentence on privacy, said again from the figures."""
+    found = Comparison()
+    if isinstance(report.privacy, LocalPrivacy):
+        _check_local_wording(found, report.privacy)
+    else:
+        _check_none_wording(found, report, report.privacy)
+    return found.check(
+        "wording",
+        "The statements on privacy are those that belong to these figures, word for word.",
+    )
+
+
+def _check_local_wording(found: Comparison, privacy: LocalPrivacy) -> None:
+    unit, cap = privacy.unit, privacy.records_per_subject
+    has_probes = any(release.name != "training" for release in privacy.releases)
+    spent, delta = privacy.epsilon_spent, privacy.delta
+    for name, stated, said_again in (
+        (
+            "plain_statement",
+            privacy.plain_statement,
+            statements.local_plain_statement(
+                epsilon=spent, delta=delta, unit=unit, trade_off=privacy.trade_off
+            ),
+        ),
+        (
+            "formal_statement",
+            privacy.formal_statement,
+            statements.local_formal_statement(
+                epsilon=spent, delta=delta, unit=unit, records_per_subject=cap
+            ),
+        ),
+        ("setting", privacy.setting, statements.LOCAL_SETTING),
+        ("adversary", privacy.adversary, statements.LOCAL_ADVERSARY),
+        ("transcript", privacy.transcript, statements.LOCAL_TRANSCRIPT),
+        ("sampler", privacy.sampler, statements.sampler(unit=unit)),
+        ("noise", privacy.noise, statements.NOISE),
+        ("floating_point", privacy.floating_point, statements.FLOATING_POINT),
+        ("tuning", privacy.tuning, statements.TUNING),
+    ):
+        found.same(f"privacy.{name}", stated, said_again)
+    covered = statements.local_accesses_covered(unit=unit, has_probes=has_probes)
+    found.sequences("privacy.accesses_covered", privacy.accesses_covered, covered)
+    found.sequences(
+        "privacy.outputs", privacy.outputs, statements.local_outputs(has_probes=has_probes)
+    )
+    excluded = (*statements.LOCAL_ACCESSES_EXCLUDED, *statements.SIMULATION_ACCESSES_EXCLUDED)
+    found.sequences("privacy.accesses_excluded", privacy.accesses_excluded, excluded)
+    not_covered = (*statements.local_not_covered(unit=unit), *statements.SIMULATION_NOT_COVERED)
+    found.sequences("privacy.not_covered", privacy.not_covered, not_covered)
+
+
+def _check_none_wording(found: Comparison, report: Report, privacy: NoPrivacy) -> None:
+    plain, formal = "privacy.plain_statement", "privacy.formal_statement"
+    found.same(plain, privacy.plain_statement, statements.NO_DIFFERENTIAL_PRIVACY_PLAIN)
+    found.same(formal, privacy.formal_statement, statements.NO_DIFFERENTIAL_PRIVACY_FORMAL)
+    study = study_of(report)
+    has_probes = study is not None and bool(study.probes)
+    found.sequences(
+        "privacy.outputs", privacy.outputs, statements.none_outputs(has_probes=has_probes)
+    )
+    found.sequences("privacy.not_covered", privacy.not_covered, statements.NONE_NOT_COVERED)
+
+
+# --- audit -----------------------------------------------------------------------------
+
+
+def check_audit(report: Report) -> Check:
+    """The lower bound of the audit, from its counts."""
+    found = Comparison()
+    audit = report.privacy.audit if isinstance(report.privacy, LocalPrivacy) else None
+    if audit is None or not isinstance(report.privacy, LocalPrivacy):
+        return found.check("audit", "No audit is stated.")
+    bound = epsilon_lower_bound(
+        delta=report.privacy.delta,
+        canaries=audit.canaries,
+        guesses=audit.guesses,
+        right=audit.right_guesses,
+        confidence=audit.confidence,
+    )
+    path = "privacy.audit.epsilon_lower_bound"
+    found.near(path, audit.epsilon_lower_bound, bound, _BISECTED)
+    found.at_most(path, audit.epsilon_lower_bound, audit.claimed_epsilon, ARITHMETIC)
+    return found.check("audit", "The audit’s lower bound follows from its counts.")

@@ -1,0 +1,124 @@
+"""Checks of a report against the ledgers of its sites: what the sites themselves wrote.
+
+A ledger may have grown since the report. Its rows up to the report's head are what the
+report is about; the rows after it are checked as a chain, and otherwise left alone.
+"""
+
+from collections.abc import Sequence
+
+from tacit_common.errors import LedgerError
+from tacit_common.ledger_chain import LedgerExport, VerifiedLedger, verify_rows
+from tacit_common.report.account import SiteAccount, may_have_left, site_account
+from tacit_common.report.claims import LocalPrivacy
+from tacit_common.report.findings import GRID, NOT_THERE, Check, Comparison
+from tacit_common.report.recompute import grouped
+from tacit_common.report.schema import Report, SiteReport
+
+
+def check_heads(report: Report) -> Check:
+    """The head of each ledger, as the report has it: signed by the site, one key a site."""
+    found = Comparison()
+    keys: dict[str, str] = {}
+    for i, site in enumerate(report.sites):
+        path = f"sites[{i}].ledger"
+        found.same(f"{path}.site", site.ledger.site, site.name)
+        if not site.ledger.is_genuine():
+            found.differs(f"{path}.signature", site.ledger.signature, "a signature of this head")
+        other = keys.setdefault(site.ledger.public_key, site.name)
+        if other != site.name:
+            found.differs(f"{path}.public_key", site.ledger.public_key, f"not that of {other}")
+    return found.check("heads", "Each site signed the place where its ledger stood.")
+
+
+def check_ledgers(report: Report, exports: Sequence[LedgerExport]) -> list[Check]:
+    """One check for each export, and one that names the sites without."""
+    checks, seen = [], set()
+    for number, export in enumerate(exports):
+        found = Comparison()
+        name = _check_export(found, f"ledger[{number}]", report, export)
+        if name in seen:
+            found.differs(f"ledger[{number}]", name, "one export for each site")
+        seen.add(name)
+        checks.append(found.check("ledger", f"The report says of {name} what its ledger says."))
+    missing = [site.name for site in report.sites if site.name not in seen]
+    if missing:
+        checks.append(
+            Check("ledger", "", note=f"not checked against a ledger: {', '.join(missing)}")
+        )
+    return checks
+
+
+def _check_export(found: Comparison, export_path: str, report: Report, export: LedgerExport) -> str:
+    """Compare, and return the site's name as the export has it."""
+    try:
+        whole = verify_rows(export.rows)
+    except LedgerError as error:
+        found.differs(export_path, error.what, error.why)
+        return export_path
+    name = whole.genesis.site
+    numbered = [(i, site) for i, site in enumerate(report.sites) if site.name == name]
+    if not numbered:
+        found.differs(export_path, name, "a site of the report")
+        return name
+    ((i, site),) = numbered
+    path = f"sites[{i}]"
+    found.same(f"{path}.ledger.public_key", site.ledger.public_key, whole.genesis.public_key)
+    rows = export.rows[: site.ledger.seq + 1]
+    if len(rows) <= site.ledger.seq:
+        found.differs(
+            f"{path}.ledger.seq", site.ledger.seq, f"an export that ends at {len(rows) - 1}"
+        )
+        return name
+    found.same(f"{path}.ledger.hash", site.ledger.hash, rows[-1].hash)
+    ledger = whole if len(rows) == len(export.rows) else verify_rows(rows)
+    _check_account(found, path, report, site, ledger)
+    _check_run(found, report, site, ledger)
+    return name
+
+
+def _check_account(
+    found: Comparison, path: str, report: Report, site: SiteReport, ledger: VerifiedLedger
+) -> None:
+    privacy = report.privacy
+    account = site_account(
+        ledger,
+        run=report.run.id,
+        rounds_done=report.run.rounds_done,
+        delta=privacy.delta if isinstance(privacy, LocalPrivacy) else None,
+    )
+    found.sequences(f"{path}.atoms", site.atoms, account.atoms)
+    found.sequences(f"{path}.spent", site.spent, account.spent)
+    for name in ("reserves", "never_committed", "releases"):
+        found.same(f"{path}.{name}", getattr(site, name), getattr(account, name))
+    _check_epsilons(found, path, site, account)
+
+
+def _check_epsilons(found: Comparison, path: str, site: SiteReport, account: SiteAccount) -> None:
+    composition = account.composition
+    found.same(f"{path}.composition", site.composition, composition and composition.rule)
+    found.same(f"{path}.renyi_order", site.renyi_order, composition and composition.order)
+    found.near(f"{path}.epsilon_run", site.epsilon_run, account.epsilon_run, GRID)
+    found.near(f"{path}.epsilon_total", site.epsilon_total, account.epsilon_total, GRID)
+    found.same(f"{path}.epsilon_cap", site.epsilon_cap, account.epsilon_cap)
+    stated, recomputed = site.epsilon_after_round or (), account.epsilon_after_round or ()
+    if len(stated) != len(recomputed):
+        found.differs(f"{path}.epsilon_after_round", len(stated), f"{len(recomputed)} figures")
+    for number, (left, right) in enumerate(zip(stated, recomputed, strict=False)):
+        found.near(f"{path}.epsilon_after_round[{number}]", left, right, GRID)
+
+
+def _check_run(found: Comparison, report: Report, site: SiteReport, ledger: VerifiedLedger) -> None:
+    """The charges of this run: whose study they are for, what it plans, and what left."""
+    own = [charge for charge in ledger.charges if charge.run == report.run.id]
+    if site.rounds_answered and not own:
+        found.differs("run.id", report.run.id, f"a run that the ledger of {site.name} knows")
+    for digest in sorted({charge.study_digest for charge in own} - {report.study.digest}):
+        found.differs("study.digest", report.study.digest, f"{digest}, to {site.name}")
+    if isinstance(report.privacy, LocalPrivacy):
+        stated = grouped(release.event for release in report.privacy.releases)
+        for planned in {grouped(charge.planned) for charge in own}:
+            found.sequences("privacy.releases", stated, planned)
+    left = {charge.label for charge in own if may_have_left(ledger, charge)}
+    for i, seen in enumerate(report.rounds):
+        if site.name in seen.answered and f"round {seen.number}" not in left:
+            found.differs(f"rounds[{i}].answered", site.name, f"{NOT_THERE} in its ledger")

@@ -1,0 +1,475 @@
+"""An example of a report, for every test that reads or draws one.
+
+Its figures are consistent with one another, and come from closed forms instead of the
+accountants: ε and the trade-off are those of one Gaussian release.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import cache
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+from sklearn.datasets import load_digits
+
+from tacit_common import report as r
+from tacit_common.errors import RefusalCode
+from tacit_common.identity import Identity
+from tacit_common.ledger_chain import Genesis, SignedHead, head_of, next_entry
+from tacit_common.privacy.events import GaussianRelease, NonPrivateRelease, PoissonGaussianSteps
+from tacit_common.report import statements
+from tacit_common.report.pictures import png_data_uri
+from tacit_common.study_file import parse_study
+
+SITES = tuple(f"site-{k}" for k in range(5))
+ROUNDS = 12
+DELTA = 1e-5
+STARTED = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
+RATES = (0.0, 1e-5, 1e-4, 1e-3, 3e-3, 0.01, 0.03, *(k / 10 for k in range(1, 10)), 0.95, 1.0)
+
+STUDY = """
+name = "digits-local"
+seed = 7
+[encoder]
+kind = "vit"
+image_size = 8
+channels = 1
+patch_size = 2
+width = 48
+depth = 2
+heads = 4
+[objective]
+kind = "masked"
+[federation]
+rounds = 12
+local_steps = 20
+client_lr = 0.2
+[[probes]]
+kind = "ridge"
+classes = 10
+"""
+LOCAL = """epsilon = 1.0
+[privacy]
+mode = "local"
+unit = "record"
+epsilon = 8.0
+delta = 1e-5
+l2_clip_norm = 1.0
+sampling_rate = 0.1
+"""
+SUBJECT = LOCAL.replace('"record"', '"subject"\nrecords_per_subject = 4')
+NONE = """[privacy]
+mode = "none"
+sampling_rate = 0.1
+"""
+
+
+def interval(value: float, n: int = 360) -> r.Interval:
+    half = 1.96 * (value * (1 - value) / n) ** 0.5
+    return r.Interval(
+        value=value, low=value - half, high=value + half, method="Wilson, 360 records"
+    )
+
+
+# --- closed forms of one Gaussian release ----------------------------------------------
+
+
+def gaussian_delta(mu: float, epsilon: float) -> float:
+    """δ(ε) of a Gaussian release with sensitivity over noise μ (Balle and Wang 2018)."""
+    return float(
+        norm.cdf(mu / 2 - epsilon / mu) - math.exp(epsilon) * norm.cdf(-mu / 2 - epsilon / mu)
+    )
+
+
+def gaussian_epsilon(mu: float, delta: float) -> float:
+    low, high = 0.0, 600.0
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if gaussian_delta(mu, middle) > delta else (low, middle)
+    return high
+
+
+def gaussian_mu(epsilon: float) -> float:
+    low, high = 1e-4, 20.0
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if gaussian_epsilon(middle, DELTA) < epsilon else (low, middle)
+    return high
+
+
+# --- parts -----------------------------------------------------------------------------
+
+
+@cache
+def site_identity(name: str) -> Identity:
+    return Identity.create()
+
+
+@cache
+def ledger_head(name: str) -> SignedHead:
+    """The head of a ledger that has one row."""
+    identity = site_identity(name)
+    genesis = Genesis(site=name, public_key=identity.public_key)
+    first = next_entry(None, genesis, at="2026-03-02T09:29:00Z", site=name, identity=identity)
+    return head_of(first, genesis)
+
+
+@cache
+def local_privacy(spent: float, *, subject: bool, audited: bool) -> r.LocalPrivacy:
+    unit, cap = ("subject", 4) if subject else ("record", None)
+    mu = gaussian_mu(spent)
+    gaussian = {"l2_clip_norm": 1.0, "l2_sensitivity": 1.015625}
+    trade_off = tuple(
+        r.OperatingPoint(
+            false_positive_rate=rate,
+            largest_true_positive_rate=float(norm.cdf(norm.ppf(rate) + mu)),
+        )
+        for rate in RATES
+    )
+    return r.LocalPrivacy(
+        mode="local",
+        plain_statement=statements.local_plain_statement(
+            epsilon=spent, delta=DELTA, unit=unit, trade_off=trade_off
+        ),
+        formal_statement=statements.local_formal_statement(
+            epsilon=spent, delta=DELTA, unit=unit, records_per_subject=cap
+        ),
+        setting=statements.LOCAL_SETTING,
+        accesses_covered=statements.local_accesses_covered(unit=unit, has_probes=True),
+        accesses_excluded=(
+            *statements.LOCAL_ACCESSES_EXCLUDED,
+            *statements.SIMULATION_ACCESSES_EXCLUDED,
+        ),
+        outputs=statements.local_outputs(has_probes=True),
+        unit=unit,
+        records_per_subject=cap,
+        adjacency="zero-out",
+        adversary=statements.LOCAL_ADVERSARY,
+        transcript=statements.LOCAL_TRANSCRIPT,
+        epsilon_target=8.0,
+        epsilon_spent=spent,
+        delta=DELTA,
+        releases=(
+            r.Release(
+                name="training",
+                mechanism=statements.training_mechanism(unit=unit, records_per_subject=cap),
+                event=PoissonGaussianSteps(sampling_rate=0.1, noise_multiplier=0.8123, steps=240),
+                noise_stddev=0.8123 * 1.015625,
+                **gaussian,
+            ),
+            r.Release(
+                name="probe 0 before",
+                mechanism=statements.PROBE_MECHANISM,
+                event=GaussianRelease(noise_multiplier=4.2217),
+                l2_clip_norm=3**0.5,
+                l2_sensitivity=1.7591,
+                noise_stddev=7.4264,
+            ),
+        ),
+        sampler=statements.sampler(unit=unit),
+        noise=statements.NOISE,
+        floating_point=statements.FLOATING_POINT,
+        accountants=(
+            r.AccountantFigure(
+                method="PLD",
+                epsilon=spent,
+                software="dp-accounting 0.6.0",
+                discretisation="losses on a grid of 1e-4, rounded up",
+            ),
+            r.AccountantFigure(
+                method="RDP",
+                epsilon=spent * 1.08,
+                software="dp-accounting 0.6.0",
+                discretisation="153 orders from 1.01 to 4096",
+            ),
+            r.AccountantFigure(
+                method="PRV",
+                epsilon=spent + 0.0104,
+                software="Opacus 1.6.0",
+                discretisation="error of at most 0.01, added",
+            ),
+        ),
+        curve=tuple(
+            r.CurvePoint(delta=10.0**n, epsilon=gaussian_epsilon(mu, 10.0**n))
+            for n in range(-12, -2)
+        ),
+        trade_off=trade_off,
+        groups=tuple(
+            r.GroupFigure(units=k, epsilon=gaussian_epsilon(k * mu, DELTA)) for k in (1, 2, 4, 8)
+        ),
+        tuning=statements.TUNING,
+        assumptions=(
+            r.Assumption(
+                text="No record is held by two sites",
+                held=True,
+                why="The simulation dealt every record to exactly one site.",
+            ),
+            r.Assumption(
+                text="Each site’s software is what it reviewed",
+                held=None,
+                why="Nobody but the site can check this.",
+            ),
+            r.Assumption(
+                text="Each site holds at least its declared number of records",
+                held=False,
+                why="site-4 holds fewer, so its expected batch is smaller; the bound still holds.",
+            ),
+        ),
+        not_covered=(
+            *statements.local_not_covered(unit=unit),
+            *statements.SIMULATION_NOT_COVERED,
+        ),
+        audit=r.Audit(
+            claimed_epsilon=1.0,
+            epsilon_lower_bound=0.4231,
+            confidence=0.95,
+            canaries=1000,
+            guesses=200,
+            right_guesses=131,
+            gradient_path="per-unit gradients of the masked objective",
+        )
+        if audited
+        else None,
+    )
+
+
+def no_privacy() -> r.NoPrivacy:
+    return r.NoPrivacy(
+        mode="none",
+        plain_statement=statements.NO_DIFFERENTIAL_PRIVACY_PLAIN,
+        formal_statement=statements.NO_DIFFERENTIAL_PRIVACY_FORMAL,
+        sampling_rate=0.1,
+        steps=240,
+        outputs=statements.none_outputs(has_probes=True),
+        assumptions=(),
+        not_covered=statements.NONE_NOT_COVERED,
+    )
+
+
+def evaluation(*, helped: bool) -> r.Evaluation:
+    ours = (0.9472, 0.8139, 0.9306) if helped else (0.9222, 0.7694, 0.8972)
+    accuracies = {
+        "Raw pixels": (0.9611, 0.7833, 0.9194),
+        "Random encoder": (0.8917, 0.7111, 0.8556),
+        "Warm start only": (0.9250, 0.7722, 0.9028),
+        "This encoder": ours,
+    }
+    return r.Evaluation(
+        dataset="digits",
+        classes=10,
+        train_records=1437,
+        test_records=360,
+        labels_per_class=10,
+        partition="Dirichlet(0.3) over 5 sites",
+        columns=("kNN", "Few labels", "Linear"),
+        rows=tuple(
+            r.EvaluationRow(
+                label=label,
+                role="result" if label == "This encoder" else "baseline",
+                cells=tuple(interval(value) for value in values),
+            )
+            for label, values in accuracies.items()
+        ),
+    )
+
+
+@cache
+def pictures() -> r.Pictures:
+    digits = load_digits()
+    images = digits.images / 16.0
+    rng = np.random.default_rng(3)
+    triples = []
+    for image in images[1500:1508]:
+        hidden = np.kron(rng.random((4, 4)) < 0.75, np.ones((2, 2))).astype(bool)
+        soft = (image + np.roll(image, 1, 0) + np.roll(image, -1, 1)) / 3
+        triples.append(
+            r.Reconstruction(
+                original=png_data_uri(image),
+                masked=png_data_uri(np.where(hidden, 0.0, image)),
+                reconstructed=png_data_uri(np.where(hidden, soft, image)),
+            )
+        )
+    queries = []
+    for index in (1501, 1510, 1573, 1658):
+        distances = np.linalg.norm((images[:1400] - images[index]).reshape(1400, -1), axis=1)
+        near = [*np.argsort(distances)[:4], 17 + index % 5, index % 7]
+        queries.append(
+            r.NeighbourQuery(
+                picture=png_data_uri(images[index]),
+                label=str(digits.target[index]),
+                neighbours=tuple(
+                    r.Neighbour(picture=png_data_uri(images[i]), label=str(digits.target[i]))
+                    for i in near
+                ),
+            )
+        )
+    return r.Pictures(
+        source="digits, held-out part",
+        reconstructions=tuple(triples),
+        neighbour_queries=tuple(queries),
+    )
+
+
+# --- the whole -------------------------------------------------------------------------
+
+
+def example(
+    *,
+    private: bool = True,
+    subject: bool = False,
+    audited: bool = False,
+    earlier: float = 0.0,
+    rounds_done: int = ROUNDS,
+    refusing: str | None = None,
+    silent: str | None = "site-2",
+    sites: tuple[str, ...] = SITES,
+    helped: bool = True,
+) -> r.Report:
+    """A run; `refusing` has spent its budget from round 9 on, `silent` misses round 4.
+
+    `earlier` is what other runs add to each site's ε.
+    """
+    rounds = []
+    for number in range(1, rounds_done + 1):
+        refused = tuple(
+            r.Refusal(site=site, code=RefusalCode.BUDGET)
+            for site in sites
+            if site == refusing and number >= 9
+        )
+        absent = {refusal.site for refusal in refused} | ({silent} if number == 4 else set())
+        rounds.append(
+            r.RoundReport(
+                number=number,
+                asked=sites,
+                answered=tuple(site for site in sites if site not in absent),
+                refused=refused,
+                seconds=14.2 + 0.3 * (number % 4),
+                mean_update_norm=0.42 / number**0.5 + 0.11,
+                validation_loss=0.031 + 0.058 * 0.78**number,
+                training_loss=None if private else 0.028 + 0.071 * 0.75**number,
+            )
+        )
+    site_reports = [
+        _site_report(k, name, rounds, private=private, earlier=earlier)
+        for k, name in enumerate(sites)
+    ]
+    spent = max(site.epsilon_total or 0.0 for site in site_reports)
+    study = parse_study(STUDY + (NONE if not private else SUBJECT if subject else LOCAL))
+    verdict = (
+        "With ten labels a class, this encoder is 4.2 points better than the warm start alone; "
+        "the intervals touch."
+        if helped
+        else "The private training did not help: with ten labels a class this encoder is not "
+        "better than the warm start alone, and raw pixels beat both."
+    )
+    answers = [len(round_.answered) for round_ in rounds]
+    return r.Report(
+        run=r.Run(
+            name="digits-local-eps8" if private else "digits-none",
+            id="3f0c9a1e7b42",
+            engine="in-process",
+            status="complete" if rounds_done == ROUNDS else "interrupted",
+            started=STARTED,
+            finished=STARTED + timedelta(seconds=207),
+            rounds_planned=ROUNDS,
+            rounds_done=rounds_done,
+            wall_s=192.4,
+            resumed=1,
+        ),
+        study=r.StudyRecord.of(study.travelling()),
+        software=r.Software.installed(),
+        privacy=local_privacy(spent, subject=subject, audited=audited) if private else no_privacy(),
+        sites=tuple(site_reports),
+        cohorts=r.Cohorts(
+            registered=len(sites),
+            asked_per_round=len(sites),
+            quorum=(len(sites) + 1) // 2,
+            smallest_answered=min(answers, default=0),
+            worst_dropout=1 - min(answers, default=len(sites)) / len(sites),
+            threshold=None,
+            collusion_bound=None,
+        ),
+        models=r.Models(
+            parameters=61_268,
+            initial_sha256=hashlib.sha256(b"initial").hexdigest(),
+            final_sha256=hashlib.sha256(b"final").hexdigest(),
+        ),
+        initial_validation_loss=0.0893,
+        rounds=tuple(rounds),
+        verdicts=(
+            verdict,
+            "kNN on raw pixels, which needs no training, is the best of its column.",
+        ),
+        probes=tuple(
+            r.ProbeReport(
+                name="ridge",
+                when=when,
+                epsilon_per_site=1.0 if private else None,
+                accuracy=interval(accuracy),
+            )
+            for when, accuracy in (("before", 0.7123), ("after", 0.7689))
+        ),
+        evaluation=evaluation(helped=helped),
+        pictures=pictures(),
+    )
+
+
+def _site_report(
+    k: int, name: str, rounds: list[r.RoundReport], *, private: bool, earlier: float
+) -> r.SiteReport:
+    answered = [name in round_.answered for round_ in rounds]
+    curve = tuple(
+        float(2.26 * (1 + sum(answered[: i + 1])) ** 0.485) + earlier for i in range(len(rounds))
+    )
+    total = (curve[-1] if curve else earlier) + (0.071 if len(rounds) == ROUNDS else 0.0)
+    total = total or 1.0  # a probe before the first round
+    steps = PoissonGaussianSteps(sampling_rate=0.1, noise_multiplier=0.8123, steps=240)
+    return r.SiteReport(
+        name=name,
+        declared_units=(280, 240, 300, 260, 280)[k % 5],
+        rounds_answered=sum(answered),
+        atoms=("a0", "a2") if k == 1 else ("a0",),
+        spent=(steps, GaussianRelease(noise_multiplier=4.2217))
+        if private
+        else (NonPrivateRelease(),),
+        epsilon_after_round=curve if private else None,
+        epsilon_run=total - earlier if private else None,
+        epsilon_total=total if private else None,
+        composition=("filter" if earlier else "plan") if private else None,
+        renyi_order=8.0 if private and earlier else None,
+        epsilon_cap=(12.0 if earlier else 8.0) if private else None,
+        reserves=len(rounds) + 2,
+        never_committed=len(rounds) - sum(answered),
+        releases=sum(answered) + 2,
+        ledger=ledger_head(name),
+    )
+
+
+VARIANTS: dict[str, Callable[[], r.Report]] = {
+    "local": example,
+    "subject": lambda: example(subject=True, audited=True, earlier=2.5),
+    "none": lambda: example(private=False, helped=False),
+    "interrupted": lambda: example(rounds_done=7),
+    "not begun": lambda: example(rounds_done=0, silent=None),
+    "refused": lambda: example(refusing="site-3"),
+    "one site": lambda: example(sites=("alone",), silent=None),
+    "many sites": lambda: example(sites=tuple(f"hospital-{k:02}" for k in range(40))),
+    "bare": lambda: example().model_copy(
+        update={"evaluation": None, "pictures": None, "probes": (), "verdicts": ()}
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def example_report() -> Callable[..., r.Report]:
+    """`example_report(private=False, …)`: a report that differs from the default as named."""
+    return example
+
+
+@pytest.fixture(scope="session", params=VARIANTS)
+def report_variant(request: pytest.FixtureRequest) -> r.Report:
+    """Every kind of report, one after the other."""
+    return VARIANTS[request.param]()
