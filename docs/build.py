@@ -1,7 +1,8 @@
 """Writes the parts of the documentation that follow from the code: `make docs`.
 
 docs/study.md, docs/objectives.md, docs/cli.md and docs/report-schema.json in full, and in
-README.md the examples that stand under a comment naming their file. A test builds all of them again and compares.
+README.md the examples that stand under a comment naming their file. A test builds all of
+them again and compares.
 """
 
 import inspect

@@ -63,7 +63,7 @@ def no_bound(objective: Objective) -> PrivacyConfigError:
     return PrivacyConfigError(
         f"objective '{type(objective).__name__}' has no bound that could be accounted for",
         why="Logit-DP is proven for the built-in objective's loss and for no other",
-        fix="use objective 'logit_dp', or declare Coupling.NONE if no record reaches another's loss",
+        fix="use objective 'logit_dp', or declare Coupling.NONE where each loss is a record's own",
     )
 
 

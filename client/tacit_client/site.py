@@ -180,9 +180,7 @@ class Site:
         require_separable(plan.study, self.plugins, self.certificates)
         self.ledger.reserve(self._charge(plan, key, resident.schedule), self.policy.check)
 
-    def _charge(
-        self, plan: RoundPlan | ProbePlan, key: str, schedule: PrivacySchedule
-    ) -> Charge:
+    def _charge(self, plan: RoundPlan | ProbePlan, key: str, schedule: PrivacySchedule) -> Charge:
         private = isinstance(plan.study.privacy, LocalPrivacyPlan)
         return Charge(
             key=key,

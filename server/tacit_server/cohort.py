@@ -1,6 +1,7 @@
 """Who takes part: the sites that described themselves, and the cohort of a round."""
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ from tacit_common.errors import QuorumError
 from tacit_common.study import FederationPlan
 from tacit_common.training import seeded_generator
 from tacit_common.wire import DescribeRequest, Refusal, SiteDescription
-from tacit_server.exchange import Exchange, Failure
+from tacit_server.exchange import Answer, Exchange, Failure
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def meet_sites(exchange: Exchange, timeout_s: float) -> list[Participant]:
     nodes = exchange.node_ids()
     participants: list[Participant] = []
     reasons: set[str] = set()
-    for answer in exchange.ask(nodes, DescribeRequest(), timeout_s):
+    for answer in _described(exchange, nodes, timeout_s):
         match answer.reply:
             case SiteDescription(site=site, declared_units=declared):
                 participants.append(Participant(answer.node_id, site, declared))
@@ -55,6 +56,22 @@ def meet_sites(exchange: Exchange, timeout_s: float) -> list[Participant]:
             fix="rename one of the sites",
         )
     return sorted(participants, key=lambda participant: participant.site)
+
+
+def _described(exchange: Exchange, nodes: Sequence[int], timeout_s: float) -> Iterator[Answer]:
+    """What each node says of itself.
+
+    A node whose ledger cannot be trusted is asked again: by then it is known whose ledger it
+    is, so the head that was seen goes with the question, and the site's own log tells its
+    operator what has happened.
+    """
+    doubtful = []
+    for answer in exchange.ask(nodes, DescribeRequest(), timeout_s):
+        if answer.reply is Failure.UNTRUSTED_LEDGER:
+            doubtful.append(answer.node_id)
+        else:
+            yield answer
+    yield from exchange.ask(doubtful, DescribeRequest(), timeout_s)
 
 
 def choose_cohort(

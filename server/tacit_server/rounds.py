@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from tacit_common.errors import QuorumError
+from tacit_common.errors import QuorumError, RefusalCode
 from tacit_common.privacy.plan import PrivacySchedule
 from tacit_common.strategy import ParameterVector, Strategy, StrategyState
 from tacit_common.study import FederationPlan, Study
@@ -57,11 +57,15 @@ class Tally:
         if len(self.answered) >= needed:
             return
         reasons = ", ".join(f"{site}: {code}" for site, code in sorted(self.failed.items()))
+        spent = RefusalCode.BUDGET in self.failed.values()
         raise QuorumError(
             f"{what} failed: {len(self.answered)} of {len(cohort)} sites answered",
             why=f"the quorum is {needed} ({reasons})",
-            fix="look at the log of these sites (RUN/sites/log.txt in a simulation), then resume: "
-            "nothing is lost",
+            fix="ask for a study that costs less: `tacit site budget SITE --study STUDY.toml` says "
+            "what a site has left, and what a study would cost"
+            if spent
+            else "look at the log of these sites (RUN/sites/log.txt in a simulation), then "
+            "resume: nothing is lost",
         )
 
 

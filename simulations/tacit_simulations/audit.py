@@ -11,12 +11,9 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from tacit_client.gate import require_separable
 from tacit_client.site import Site
-from tacit_common.errors import CheckpointError, PrivacyConfigError, UsageError
-from tacit_common.files import write_atomically
+from tacit_common.errors import PrivacyConfigError, UsageError
 from tacit_common.ledger_chain import Charge
 from tacit_common.model import build_model
 from tacit_common.plugins import PluginTable
@@ -28,6 +25,7 @@ from tacit_common.study import LocalPrivacyPlan, Study, StudyFile
 from tacit_simulations.attacks.canaries import CanaryObjective
 from tacit_simulations.attacks.canary_run import CanaryRun
 from tacit_simulations.attacks.one_run import epsilon_lower_bound, right_guesses
+from tacit_simulations.audit_record import write_audit
 from tacit_simulations.simulate import check
 from tacit_simulations.sites import SimulatedSites
 
@@ -36,8 +34,6 @@ CONFIDENCE = 0.95
 _CANARIES_A_GUESS = 5
 """The attacker guesses for one canary in five. Fixed in advance: to choose it by the result
 would void the confidence."""
-
-_FILE = "audit.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,28 +152,9 @@ def _audit(site: Site, plan: AuditPlan, plugins: PluginTable, folder: Path) -> A
         right_guesses=right,
         gradient_path=_described(plan, site.name),
     )
-    write_atomically(folder / _FILE, found.model_dump_json(indent=2).encode())
+    write_audit(folder, found)
     site.ledger.commit(key)
     return found
-
-
-def read_audit(folder: Path) -> Audit | None:
-    """The audit in a run's folder, if there was one.
-
-    Raises:
-        CheckpointError: the file is there and cannot be understood.
-    """
-    path = folder / _FILE
-    if not path.exists():
-        return None
-    try:
-        return Audit.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        raise CheckpointError(
-            f"'{path.name}' cannot be read",
-            why="it is not what an audit of this version wrote",
-            fix="run `tacit audit` again",
-        ) from None
 
 
 def _pay(site: Site, plan: AuditPlan) -> str:

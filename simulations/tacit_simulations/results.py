@@ -238,7 +238,10 @@ def _privacy(
         groups=figures.groups,
         tuning=statements.TUNING,
         assumptions=_assumptions(),
-        not_covered=(*statements.local_not_covered(privacy.unit), *statements.SIMULATION_NOT_COVERED),
+        not_covered=(
+            *statements.local_not_covered(privacy.unit),
+            *statements.SIMULATION_NOT_COVERED,
+        ),
         audit=audit,
     )
 

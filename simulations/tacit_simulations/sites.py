@@ -72,7 +72,9 @@ class SimulatedSites:
             if isinstance(train, LabeledArraySource)
             else np.zeros(len(train), dtype=np.int64)
         )
-        shares = partition(labels, self.plan.partition, self.plan.sites, self.study.seed, subjects=train.subjects)
+        shares = partition(
+            labels, self.plan.partition, self.plan.sites, self.study.seed, subjects=train.subjects
+        )
         buffer = io.BytesIO()
         np.savez(buffer, *shares, plan=np.array(self.plan.model_dump_json()))
         write_atomically(self._partition_path, buffer.getvalue())

@@ -266,7 +266,7 @@ def temporary_ledger() -> Iterator[Ledger]:
             yield ledger
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(bindings=bindings)
 def test_every_record_and_subject_is_charged_for_all_that_it_was_in(
     bindings: list[tuple[list[tuple[int, int]], bool, str]],

@@ -142,9 +142,7 @@ def test_a_subject_s_gradient_is_the_mean_over_its_records(
     pair = images(2)
     # One pass of two rows in both cases, so that both draw the same views.
     as_one = clipped(subject_gradients(study, 2), [pair], norm=1e9, physical_batch=2)
-    as_two = clipped(
-        subject_gradients(study, 1), [pair[:1], pair[1:]], norm=1e9, physical_batch=2
-    )
+    as_two = clipped(subject_gradients(study, 1), [pair[:1], pair[1:]], norm=1e9, physical_batch=2)
     assert torch.allclose(as_one, as_two / 2, rtol=1e-5, atol=1e-7)
 
 

@@ -9,11 +9,10 @@ import math
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from statistics import NormalDist
 
 import numpy as np
 import pytest
-from scipy.stats import norm
-from sklearn.datasets import load_digits
 
 from tacit_common import report as r
 from tacit_common.errors import RefusalCode
@@ -77,11 +76,19 @@ def interval(value: float, n: int = 360) -> r.Interval:
 # --- closed forms of one Gaussian release ----------------------------------------------
 
 
+def cdf(x: float) -> float:
+    """Φ(x), exact in its lower tail too."""
+    return math.erfc(-x / math.sqrt(2)) / 2
+
+
+def gaussian_true_positives(mu: float, rate: float) -> float:
+    """1 − f(α) of a Gaussian release (Dong, Roth and Su 2022, equation 6)."""
+    return rate if rate in {0.0, 1.0} else cdf(NormalDist().inv_cdf(rate) + mu)
+
+
 def gaussian_delta(mu: float, epsilon: float) -> float:
     """δ(ε) of a Gaussian release with sensitivity over noise μ (Balle and Wang 2018)."""
-    return float(
-        norm.cdf(mu / 2 - epsilon / mu) - math.exp(epsilon) * norm.cdf(-mu / 2 - epsilon / mu)
-    )
+    return cdf(mu / 2 - epsilon / mu) - math.exp(epsilon) * cdf(-mu / 2 - epsilon / mu)
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:
@@ -125,7 +132,7 @@ def local_privacy(spent: float, *, subject: bool, audited: bool) -> r.LocalPriva
     trade_off = tuple(
         r.OperatingPoint(
             false_positive_rate=rate,
-            largest_true_positive_rate=float(norm.cdf(norm.ppf(rate) + mu)),
+            largest_true_positive_rate=gaussian_true_positives(mu, rate),
         )
         for rate in RATES
     )
@@ -278,6 +285,8 @@ def evaluation(*, helped: bool) -> r.Evaluation:
 
 @cache
 def pictures() -> r.Pictures:
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     images = digits.images / 16.0
     rng = np.random.default_rng(3)

@@ -259,7 +259,7 @@ def test_page_shows_an_audit_beside_the_claim_or_says_that_there_is_none(
 ) -> None:
     with_audit = Page(render_html(example_report(audited=True))).text
     without = Page(render_html(example_report())).text
-    assert "shows that ε is at least 0.423, where 1.00 is claimed" in with_audit
+    assert "with noise for ε = 1.00, shows that ε is at least 0.423." in with_audit
     assert "never a guarantee" in with_audit
     assert "131 of 200" in with_audit
     assert "No audit was run" in without

@@ -35,12 +35,13 @@ from tacit_common.ledger_chain import (
     next_entry,
     verify_rows,
 )
+from tacit_common.objectives.logit_dp import logit_dp_sensitivity
 from tacit_common.privacy.events import GaussianRelease, PoissonGaussianSteps, PrivacyEvent
 from tacit_common.privacy.noise import LatticeGaussian, SecureRandom
 from tacit_common.privacy.plan import calibrate
 from tacit_common.report import statements
 from tacit_common.report.account import site_account
-from tacit_common.report.command import report_app
+from tacit_common.report.audit_bound import epsilon_lower_bound
 from tacit_common.report.findings import Check, Finding
 from tacit_common.report.recompute import (
     Composition,
@@ -56,7 +57,8 @@ from tacit_common.report.verify import (
     run_checks,
     verify,
 )
-from tacit_common.study import LocalPrivacyPlan, Study
+from tacit_common.report_command import report_app
+from tacit_common.study import LocalPrivacyPlan, LogitDPPlan, Study
 from tacit_common.study_file import parse_study
 
 RUN = "run-7"
@@ -78,7 +80,7 @@ width = 16
 depth = 1
 heads = 2
 [objective]
-kind = "masked"
+kind = "{objective}"
 [federation]
 rounds = 3
 local_steps = 2
@@ -111,9 +113,11 @@ class Case:
 
 @cache
 def case(variant: str = "plan") -> Case:
-    """`plan`: one run a ledger. `filter`: one ledger has an earlier run too."""
+    """`plan`: one run a ledger. `filter`: one ledger has an earlier run too. Others: the same
+    as `plan` with another unit, objective or mode."""
     study = parse_study(
         STUDY.format(
+            objective="logit_dp" if variant == "logit_dp" else "masked",
             probe="" if variant == "none" else "epsilon = 1.0",
             privacy={"none": 'mode = "none"', "subject": SUBJECT}.get(variant, LOCAL),
         )
@@ -342,9 +346,13 @@ def _releases(study: Study, privacy: LocalPrivacyPlan) -> Iterator[r.Release]:
     )
     probes = [(f"probe {p.probe} {p.when}", p.event) for p in schedule.probe_releases]
     for name, event in [("training", schedule.planned[0]), *probes]:
-        clip_norm = privacy.l2_clip_norm if name == "training" else math.sqrt(3)
+        clip_norm = contribution = privacy.l2_clip_norm if name == "training" else math.sqrt(3)
+        if name == "training" and isinstance(study.objective, LogitDPPlan):
+            contribution = logit_dp_sensitivity(
+                l2_clip_norm=clip_norm, temperature=study.objective.temperature, records=None
+            )
         lattice = LatticeGaussian(
-            l2_clip_norm=clip_norm,
+            l2_clip_norm=contribution,
             dimension=5000,
             noise_multiplier=event.noise_multiplier,
             source=SecureRandom(),
@@ -362,7 +370,7 @@ def _releases(study: Study, privacy: LocalPrivacyPlan) -> Iterator[r.Release]:
 # --- what holds ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variant", ["plan", "filter", "subject", "none"])
+@pytest.mark.parametrize("variant", ["plan", "filter", "subject", "logit_dp", "none"])
 def test_a_true_report_holds_with_and_without_its_ledgers(variant: str) -> None:
     true = case(variant)
     for exports in (true.exports, true.exports[1:2], ()):
@@ -376,7 +384,7 @@ def test_a_ledger_that_has_grown_since_still_proves_the_report() -> None:
     study = Study.model_validate(true.signed.report.study.document)
     old = [row.parsed() for row in true.exports[0].rows[1:]]
     genesis = Genesis(site=name, public_key=identity.public_key)
-    more = [charge for charge in old if isinstance(charge, Charge)][0].model_copy(
+    more = next(charge for charge in old if isinstance(charge, Charge)).model_copy(
         update={"key": "later", "run": "run-8"}
     )
     rows = _chain([genesis, *old, more, Commit(key="later")], name, identity)
@@ -395,7 +403,7 @@ def test_the_stated_epsilon_is_what_dp_accounting_says_without_our_code() -> Non
             dp_accounting.NeighboringRelation.REPLACE_SPECIAL, value_discretization_interval=1e-4
         )
         for event in site.spent:
-            assert not isinstance(event, r.NoPrivacy)
+            assert isinstance(event, (PoissonGaussianSteps, GaussianRelease))
             gaussian = dp_accounting.GaussianDpEvent(event.noise_multiplier)
             if isinstance(event, PoissonGaussianSteps):
                 sampled = dp_accounting.PoissonSampledDpEvent(event.sampling_rate, gaussian)
@@ -414,6 +422,23 @@ def test_a_ledger_with_two_plans_is_composed_by_the_filter_which_costs_more() ->
     assert with_both.epsilon_total is not None
     assert alone.epsilon_total is not None
     assert with_both.epsilon_total > by_pld > alone.epsilon_total
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("sites[0].renyi_order", 5.0),
+        ("sites[0].renyi_order", None),
+        ("sites[0].composition", "plan"),
+        ("sites[0].epsilon_total", 4.5),
+        ("privacy.accountants[1].epsilon", 4.0),
+        ("privacy.trade_off[9].largest_true_positive_rate", 0.2),
+        ("privacy.groups[1].epsilon", 5.0),
+    ],
+)
+def test_a_changed_figure_of_the_filter_is_found(field: str, value: object) -> None:
+    document = changed(case("filter").document(), field, lambda _: value)
+    assert findings(resigned(document, Identity.create()), ())
 
 
 def test_figures_do_not_depend_on_how_steps_are_listed() -> None:
@@ -474,7 +499,7 @@ def findings(
 
 def is_named(field: str, found: Sequence[Finding]) -> bool:
     """By its path, or, where the document contradicts itself, in what it contradicts."""
-    last = field.rsplit(".", 1)[-1].split("[")[0]
+    last = field.rsplit(".", 1)[-1].partition("[")[0]
     return any(
         f.path == field
         or f.path.startswith((f"{field}[", f"{field}."))
@@ -761,6 +786,14 @@ def test_a_good_signature_by_another_than_the_trusted_key_is_not_enough() -> Non
 def test_what_is_no_report_of_this_version_is_not_judged(text: str) -> None:
     with pytest.raises(UsageError, match=r"theirs\.json is not a signed report"):
         read_document(text, source="theirs.json")
+
+
+@pytest.mark.parametrize(("right", "golden"), [(200, 4.17), (150, 0.82), (100, 0.0)])
+def test_the_audit_s_bound_is_the_golden_one(right: int, golden: float) -> None:
+    bound = epsilon_lower_bound(
+        delta=1e-5, canaries=1000, guesses=200, right=right, confidence=0.95
+    )
+    assert bound == pytest.approx(golden, abs=0.005)  # docs/privacy.md 8
 
 
 @pytest.mark.parametrize("value", [-1.0, "1", None, float("nan")])

@@ -334,7 +334,7 @@ requests = st.lists(
 )
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(requests=requests, cap=st.sampled_from([0.5, 2.0, 6.0]))
 def test_whatever_is_asked_what_was_admitted_stays_within_the_cap(
     requests: list[tuple[int, PrivacyEvent, list[PrivacyEvent], bool, bool]], cap: float

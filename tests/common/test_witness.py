@@ -21,7 +21,12 @@ def test_heads_that_follow_are_kept_and_the_newest_stays(heads_of: HeadsOf) -> N
 
 @pytest.mark.parametrize(
     ("attack", "why"),
-    [("rollback", "rolled back"), ("fork", "forked"), ("forged", "not signed"), ("key", "another key than before")],
+    [
+        ("rollback", "rolled back"),
+        ("fork", "forked"),
+        ("forged", "not signed"),
+        ("key", "another key than before"),
+    ],
 )
 def test_a_head_that_does_not_follow_is_refused_and_not_kept(
     heads_of: HeadsOf, attack: str, why: str

@@ -306,8 +306,12 @@ def test_an_answer_from_a_ledger_that_does_not_follow_is_not_used(
         "another site's": heads_of("site-9", 3)[2],
         "forged": good[2].model_copy(update={"seq": 7}),
     }[attack]
-    answers = iter([good[2], bad, good[2]])
-    grid = LateGrid({2: lambda m: saying(described(2), head=next(answers))(m)}, [])
+    shown = iter([good[2], bad, good[2]])
+
+    def answer(message: Message) -> Message | None:
+        return saying(described(2), head=next(shown))(message)
+
+    grid = LateGrid({2: answer}, [])
     exchange = GridExchange(grid)
     assert rounds_of(grid, [[2]], exchange) == [Answer(2, described(2))]
     assert rounds_of(grid, [[2]], exchange) == [Answer(2, Failure.UNTRUSTED_LEDGER)]

@@ -40,8 +40,9 @@ from tacit_simulations.attacks.canaries import (
 )
 from tacit_simulations.attacks.canary_run import CanaryRun
 from tacit_simulations.attacks.one_run import right_guesses
-from tacit_simulations.audit import AuditPlan, audit, plan_audit, read_audit
+from tacit_simulations.audit import AuditPlan, audit, plan_audit
 from tacit_simulations.audit_command import audit as audit_command
+from tacit_simulations.audit_record import read_audit
 from tacit_simulations.simulate import new_folder, read_folder
 from tacit_simulations.sites import SimulatedSites
 

@@ -12,16 +12,23 @@ from dp_accounting.pld import PLDAccountant
 from PIL import Image
 
 from tacit_client.ledger import read_ledger
-from tacit_common.errors import CheckpointError, DataError, LedgerError, StudyError, UsageError
+from tacit_common.errors import (
+    CheckpointError,
+    DataError,
+    LedgerError,
+    QuorumError,
+    StudyError,
+    UsageError,
+)
 from tacit_common.ledger_chain import Charge
 from tacit_common.privacy.events import GaussianRelease, PoissonGaussianSteps
 from tacit_common.report import LocalPrivacy, NoPrivacy, Report
 from tacit_common.report.signing import parse_signed_report
 from tacit_common.study import StudyFile
 from tacit_common.study_file import load_study
-from tacit_server.run_log import read_events
+from tacit_server.run_log import RoundFinished, read_events
 from tacit_simulations.simulate import check, new_folder, read_folder, simulate
-from tacit_simulations.sites import _load
+from tacit_simulations.sites import SimulatedSites, _load
 
 MakeFile = Callable[..., StudyFile]
 WARM = "warm_start={ steps = 3, batch_size = 8 }"
@@ -267,6 +274,67 @@ def test_a_site_that_fails_is_named_by_a_code_and_says_why_in_a_file(
     assert report.sites[0].releases == 0
     assert report.sites[0].epsilon_total == report.sites[1].epsilon_total  # it did pay
     assert "a reply cannot be stored" in (folder / "sites" / "log.txt").read_text()
+
+
+# --- budgets that outlive a run ------------------------------------------------------------
+
+
+def shared(study_file: MakeFile, tmp_path: Path, *overrides: str) -> StudyFile:
+    """A study whose sites keep their ledgers from run to run."""
+    kept = f"simulation.sites_dir={tmp_path / 'kept'}"
+    return study_file("simulation.sites=2", "federation.rounds=1", kept, *overrides)
+
+
+def test_a_second_study_on_the_same_records_is_refused_when_the_cap_is_spent(
+    tmp_path: Path, study_file: MakeFile
+) -> None:
+    first = shared(study_file, tmp_path)
+    simulate(first, begun(first, tmp_path / "one"))
+    second = shared(study_file, tmp_path, "seed=99", "privacy.epsilon=1.0")
+    with pytest.raises(QuorumError) as raised:
+        simulate(second, begun(second, tmp_path / "two"))
+    assert "site-0: budget" in raised.value.why
+    assert "tacit site budget" in raised.value.fix
+
+
+def test_two_studies_within_one_cap_add_up_by_the_filter_and_the_report_says_so(
+    tmp_path: Path, study_file: MakeFile
+) -> None:
+    cap, each = "simulation.epsilon_cap=8", "privacy.epsilon=2"
+    one = shared(study_file, tmp_path, cap, each)
+    before = simulate(one, begun(one, tmp_path / "one")).report.sites[0]
+    two = shared(study_file, tmp_path, cap, each, "federation.client_lr=0.2")
+    after = simulate(two, begun(two, tmp_path / "two")).report.sites[0]
+    assert (before.composition, after.composition) == ("plan", "filter")
+    assert before.epsilon_total == before.epsilon_run
+    assert after.epsilon_run is not None
+    assert after.epsilon_total is not None
+    assert after.epsilon_run < after.epsilon_total <= 8
+    assert after.epsilon_cap == 8
+    assert (before.reserves, after.reserves) == (1, 2)
+
+
+def test_a_site_whose_ledger_was_rolled_back_takes_no_part_in_what_follows(
+    tmp_path: Path, study_file: MakeFile
+) -> None:
+    study = study_file("simulation.sites=2")
+    folder = begun(study, tmp_path / "run")
+
+    def stop(event: object) -> None:
+        if isinstance(event, RoundFinished):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(study, folder, watchers=[stop])
+    SimulatedSites(study, check(study), folder).close()
+    database = sqlite3.connect(folder / "sites" / "site-0" / "ledger.db", isolation_level=None)
+    database.execute("DROP TRIGGER entries_are_never_deleted")
+    database.execute("DELETE FROM entries WHERE kind IN ('RESERVE', 'COMMIT')")
+    database.close()
+    report = resume(folder)
+    assert [refused.site for refused in report.rounds[1].refused] == []
+    assert report.rounds[1].asked == ("site-1",)
+    assert "rolled back" in (folder / "sites" / "log.txt").read_text()
 
 
 # --- other studies -------------------------------------------------------------------------

@@ -13,7 +13,9 @@ from tacit_common.errors import UsageError
 from tacit_common.privacy.signal_to_noise import Verdict
 
 MOST_ROWS = 24
-MOST_ROUNDS, MOST_LOCAL_STEPS = 1_000_000, 100_000  # as in a study
+MOST_STEPS = 100_000
+"""Of a site in one run, to be planned within seconds: the grid of the accountant gets finer
+and longer with the number of steps. `tacit study check` calibrates longer runs, slowly."""
 MOST = 10**12
 """Of anything that is counted, so that products of two counts are still floats."""
 
@@ -45,8 +47,8 @@ class PlanRequest:
     def __post_init__(self) -> None:
         for option, values, most in (
             ("--records", (self.records,), MOST),
-            ("--rounds", self.rounds, MOST_ROUNDS),
-            ("--local-steps", (self.local_steps,), MOST_LOCAL_STEPS),
+            ("--rounds", self.rounds, MOST_STEPS),
+            ("--local-steps", (self.local_steps,), MOST_STEPS),
             ("--sites", (self.sites,), MOST),
             ("--records-per-subject", (self.records_per_subject,), MOST),
             ("--parameters", (self.parameters,), MOST),
@@ -76,6 +78,13 @@ class PlanRequest:
                 "no number of rounds is given",
                 why="the cost of a plan depends on it, so it has no default",
                 fix="give --rounds, once or more",
+            )
+        if max(self.rounds) * self.local_steps > MOST_STEPS:
+            raise UsageError(
+                f"{max(self.rounds) * self.local_steps:,} steps are too many to be compared here",
+                why=f"plans of up to {MOST_STEPS:,} noisy steps of a site are computed in seconds",
+                fix="give fewer --rounds or --local-steps, or write the study and run "
+                "`tacit study check`, which takes longer",
             )
         if self.sampling_rates and self.batches:
             raise UsageError(

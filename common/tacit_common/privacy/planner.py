@@ -11,7 +11,13 @@ from tacit_common.privacy import signal_to_noise as heuristic
 from tacit_common.privacy.accounting import PLANNING_INTERVAL, epsilon
 from tacit_common.privacy.events import PoissonGaussianSteps
 from tacit_common.privacy.plan_feasibility import feasibility_of
-from tacit_common.privacy.plan_figures import Alternative, CurvePoint, PlanFigures, PlanRequest
+from tacit_common.privacy.plan_figures import (
+    MOST_STEPS,
+    Alternative,
+    CurvePoint,
+    PlanFigures,
+    PlanRequest,
+)
 from tacit_common.privacy.plan_findings import HEURISTIC, findings
 from tacit_common.privacy.plan_modes import under_each_mode
 from tacit_common.privacy.plan_terms import Terms
@@ -40,7 +46,7 @@ def plan(request: PlanRequest) -> PlanFigures:
         rows += [
             terms.row(rounds, best.sampling_rate)
             for rounds in (request.rounds[0] // 2, request.rounds[0] * 2)
-            if rounds >= 1
+            if 1 <= rounds <= MOST_STEPS // request.local_steps
         ]
     rows.sort(key=lambda row: (row.rounds, row.sampling_rate))
     feasibility = feasibility_of(rows, best, terms)

@@ -4,7 +4,6 @@ A shape names a style, not a colour: style.css and the PDF's palette say what it
 like, so that a drawing follows light, dark and print.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -111,8 +110,3 @@ def number(value: float) -> str:
     """A length as short as two decimals allow."""
     text = f"{value:.2f}".rstrip("0").rstrip(".")
     return "0" if text == "-0" else text
-
-
-def texts(shapes: Iterable[Shape]) -> list[str]:
-    """Everything that is written in a drawing."""
-    return [shape.text for shape in shapes if isinstance(shape, Label)]

@@ -10,6 +10,7 @@ _SIZE, _SMALL = 7.6, 6.8
 _PAD = 1.1  # above and below a row's text
 _GAP = 3.0  # between columns
 _MARK_HEIGHT = 2.4
+_KEPT_TOGETHER = 60.0  # a table that is no higher does not go over two pages
 _MARK_WIDTH = 34.0
 
 
@@ -18,16 +19,17 @@ def draw_table(sheet: Sheet, table: Table) -> None:
     sheet.ln(1.5)
     widths = _widths(sheet, table)
     caption = table.caption if not table.summary else f"{table.summary}. {table.caption}"
-    first = [_height(sheet, row, widths) for row in table.rows[:2]]
+    heights = [_height(sheet, row, widths) for row in table.rows]
+    together = heights if sum(heights) <= _KEPT_TOGETHER else heights[:2]
     caption_height = sheet.height_of(caption, size=_SIZE, width=sheet.epw)
-    sheet.make_room(caption_height + 8 + sum(first))
+    sheet.make_room(caption_height + 9 + sum(together))
     sheet.words(caption, size=_SIZE, colour=look.MUTED)
     sheet.ln(1)
     has_head = table.kind != "gauges"
     if has_head:
         _draw_head(sheet, table.columns, widths)
-    for row in table.rows:
-        if sheet.make_room(_height(sheet, row, widths)) and has_head:
+    for row, height in zip(table.rows, heights, strict=True):
+        if sheet.make_room(height) and has_head:
             _draw_head(sheet, table.columns, widths)
         _draw_row(sheet, row, table.columns, widths, has_rule=has_head)
     sheet.ln(3)

@@ -166,7 +166,7 @@ class SiteReport(Part):
             raise ValueError("never_committed is above reserves")
         run, total = self.epsilon_run, self.epsilon_total
         if run is not None and total is not None and run > total * (1 + ROUNDING):
-            raise ValueError("epsilon_run is above epsilon_total: one run cannot cost more than all")
+            raise ValueError("epsilon_run is above epsilon_total, though it is a part of it")
         return self
 
 

@@ -226,6 +226,8 @@ def local_not_covered(unit: Unit) -> tuple[str, ...]:
         *elsewhere,
         "What a site makes known on purpose: its name, its declared size, that it took part, and "
         "when and how fast it answered.",
+        "The last bits of floating-point gradients. They are formed for many records at once, and "
+        "a server that crafts parameters to blow rounding up is not excluded by the proof.",
         "Other uses of the same records that are not in the ledgers behind these figures.",
         "Attacks on a site's machine or software, and a site whose software is not what it "
         "reviewed.",

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from tacit_common.report import numbers, statements
 from tacit_common.report.claims import LocalPrivacy, Signature
-from tacit_common.report.page import attacker, counting, quality, reveal, sites, training
+from tacit_common.report.page import attacker, check, counting, quality, reveal, sites, training
 from tacit_common.report.page.blocks import Alarm, Block, Page, Section, Tile
 from tacit_common.report.schema import Report
 
@@ -114,6 +114,6 @@ def _sections(report: Report, signatures: Sequence[Signature]) -> Iterator[Secti
     yield training.training(report)
     if report.pictures is not None:
         yield quality.pictures(report.pictures)
-    yield sites.cohorts(report)
+    yield check.cohorts(report)
     yield training.provenance(report)
-    yield sites.check(report, signatures)
+    yield check.check(report, signatures)

@@ -107,11 +107,11 @@ def audit(privacy: LocalPrivacy) -> Section:
         title,
         (
             Paragraph(
-                f"An attack on {numbers.count(found.canaries)} planted records, with the code "
-                f"that trains, shows that ε is at least {bound}, where "
-                f"{numbers.epsilon(found.claimed_epsilon)} is claimed. A lower bound that stays "
-                "below the claim is what a sound run gives. It is evidence against mistakes in "
-                "the code, and never a guarantee: a better attack may find more.",
+                f"An attack on {numbers.count(found.canaries)} planted records, against the code "
+                f"that trains with noise for ε = {numbers.epsilon(found.claimed_epsilon)}, shows "
+                f"that ε is at least {bound}. A lower bound that stays below the claim is what "
+                "sound code gives. It is evidence against mistakes in the code, and never a "
+                "guarantee: a better attack may find more.",
             ),
             Facts(
                 (

@@ -1,10 +1,10 @@
-"""The sections of the page about the sites: budgets, cohorts, ledgers and signatures."""
+"""The sections of the page about the sites: what each has spent, and of what."""
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from tacit_common.report import numbers, plots, statements
-from tacit_common.report.claims import LocalPrivacy, NoPrivacy, Signature
+from tacit_common.report.claims import LocalPrivacy, NoPrivacy
 from tacit_common.report.drawing import Drawing
 from tacit_common.report.marks import budget_bar
 from tacit_common.report.page.blocks import (
@@ -12,9 +12,6 @@ from tacit_common.report.page.blocks import (
     Block,
     Cell,
     Column,
-    Command,
-    Fact,
-    Facts,
     Figure,
     Paragraph,
     Row,
@@ -24,14 +21,11 @@ from tacit_common.report.page.blocks import (
 from tacit_common.report.schema import Report, SiteReport
 
 MOST_COLUMNS = 8  # sites side by side in a table or with a curve of their own
-SHORT_HASH = 16
-VERIFY = "tacit report verify report.json --ledger EXPORT"
 FILTER = (
     "Where several plans used the same records, their costs are composed by a Rényi filter "
     "(Feldman and Zrnic 2021, arXiv 2008.11193), which holds even if a plan was chosen after the "
     "answers to earlier ones were seen. Its ε is somewhat larger than that of one plan by PLD."
 )
-EXPORT = "tacit site budget --export EXPORT"
 
 
 # --- at the top ------------------------------------------------------------------------
@@ -262,105 +256,6 @@ def _spending_table(report: Report) -> Table:
             for name, row in rows
         ),
         summary="ε after every round, as a table",
-    )
-
-
-# --- cohorts ---------------------------------------------------------------------------
-
-
-def cohorts(report: Report) -> Section:
-    """Who took part, and what secure aggregation would have needed."""
-    seen = report.cohorts
-    facts = [
-        Fact("Sites registered", numbers.count(seen.registered)),
-        Fact("Asked in a round", numbers.count(seen.asked_per_round)),
-        Fact("Quorum", numbers.count(seen.quorum), "answers that a round needs"),
-        Fact("Smallest cohort that answered", numbers.count(seen.smallest_answered)),
-        Fact("Worst dropout", numbers.percent(seen.worst_dropout), "of the sites asked"),
-    ]
-    if seen.threshold is None and seen.collusion_bound is None:
-        facts.append(Fact("Secure aggregation", "none", "the server sees each site’s update"))
-    if seen.threshold is not None:
-        facts.append(Fact("Threshold", numbers.count(seen.threshold), "noise shares that arrive"))
-    if seen.collusion_bound is not None:
-        facts.append(
-            Fact("Collusion bound", numbers.count(seen.collusion_bound), "sites with the server")
-        )
-    return Section("cohorts", "Who took part", (Facts(tuple(facts)),))
-
-
-# --- how to check the report -----------------------------------------------------------
-
-
-def check(report: Report, signatures: Sequence[Signature]) -> Section:
-    """Ledger heads, signatures, and what to type."""
-    return Section(
-        "check",
-        "How to check this report",
-        (
-            Paragraph(
-                "Ask each site for an export of its ledger, which holds no record and no count "
-                "of records. Then, without any network, recompute every figure and check every "
-                "signature:"
-            ),
-            Command(VERIFY),
-            Paragraph(
-                "The option may be given once for each site. A site makes its export with:",
-                "small",
-            ),
-            Command(EXPORT),
-            _ledger_table(report),
-            *_signatures(signatures),
-        ),
-    )
-
-
-def _ledger_table(report: Report) -> Table:
-    return Table(
-        "Where each site’s ledger stood, as the site signed it: its newest row, the first "
-        f"{SHORT_HASH} of 64 characters of that row’s hash, and of the site’s public key. All "
-        "characters are in report.json.",
-        (
-            Column("Site", share=1.4),
-            Column("Row", is_number=True, share=0.6),
-            Column("Hash", share=1.5),
-            Column("Public key", share=1.5),
-        ),
-        tuple(
-            Row(
-                (
-                    Cell(site.name),
-                    Cell(numbers.count(site.ledger.seq)),
-                    Cell(site.ledger.hash[:SHORT_HASH], is_code=True),
-                    Cell(site.ledger.public_key[:SHORT_HASH], is_code=True),
-                )
-            )
-            for site in report.sites
-        ),
-    )
-
-
-def _signatures(signatures: Sequence[Signature]) -> Iterator[Block]:
-    if not signatures:
-        yield Paragraph(
-            "The report that this page was drawn from is not signed: it is as trustworthy as "
-            "whoever handed it to you."
-        )
-        return
-    yield Table(
-        "Who signed the report (Ed25519). A signature shows that nothing was changed since; that "
-        "the key is the coordinator’s has to be learnt from the coordinator.",
-        (Column("Signer", share=0.8), Column("Public key", share=2), Column("Signature", share=3)),
-        tuple(
-            Row(
-                (
-                    Cell(s.signer),
-                    Cell(s.public_key, is_code=True),
-                    Cell(s.signature, is_code=True),
-                )
-            )
-            for s in signatures
-        ),
     )
 
 
