@@ -18,7 +18,7 @@ from tacit_common.study_file import parse_study
 if TYPE_CHECKING:
     from tacit_client.site import Site
     from tacit_common.ledger_chain import SignedHead
-    from tacit_common.privacy.certificate import Certificates
+    from tacit_common.privacy.separability import Certificates
     from tacit_common.strategy import ParameterVector
     from tacit_common.wire import ProbeRequest, TrainRequest
 
@@ -100,7 +100,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> "Certificates":
     """What the separability gate has passed, so that one study is checked once a session."""
-    from tacit_common.privacy.certificate import Certificates
+    from tacit_common.privacy.separability import Certificates
 
     return Certificates(tmp_path_factory.mktemp("gate") / "certificates.json")
 

@@ -283,7 +283,7 @@ def run_of_the_example(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_study_of_the_readme_runs_to_its_report(run_of_the_example: Path) -> None:
-    report = json.loads((run_of_the_example / "report.json").read_text())
+    report = json.loads((run_of_the_example / "report.json").read_text())["report"]
     assert report["run"]["status"] == "complete"
     assert report["study"]["document"]["objective"]["name"] == "my_objective"
     assert report["privacy"]["epsilon_spent"] <= 8

@@ -15,9 +15,13 @@ from tacit_common.model import build_model
 from tacit_common.objectives.contract import Coupling, Objective, PretrainModel
 from tacit_common.objectives.logit_dp import LogitDP
 from tacit_common.plugins import PluginTable
-from tacit_common.privacy.certificate import Certificates, certificate_key
-from tacit_common.privacy.separability import check_separable, require_legal
-from tacit_common.privacy.unit_separability import check_units_separate
+from tacit_common.privacy.separability import (
+    Certificates,
+    certificate_key,
+    check_separable,
+    check_units_separate,
+    require_legal,
+)
 from tacit_common.procedural import strokes
 from tacit_common.study import LocalPrivacyPlan, Study
 from tacit_common.training import seeded_generator

@@ -26,7 +26,6 @@ from tacit_common.data import DataSource
 from tacit_common.errors import DataError, RefusalCode, SiteRefusal, refusal_code
 from tacit_common.ledger_chain import Charge, SignedHead
 from tacit_common.plugins import PluginTable
-from tacit_common.privacy.certificate import Certificates
 from tacit_common.privacy.clipping import MOST_ROWS
 from tacit_common.privacy.events import (
     GaussianRelease,
@@ -36,6 +35,7 @@ from tacit_common.privacy.events import (
 )
 from tacit_common.privacy.noise import LatticeGaussian, RandomSource
 from tacit_common.privacy.plan import PrivacySchedule
+from tacit_common.privacy.separability import Certificates
 from tacit_common.study import LocalPrivacyPlan, PrivacyPlan, Study
 from tacit_common.training import trained_parameters
 from tacit_common.wire import (

@@ -26,9 +26,9 @@ from tacit_common.errors import PluginError, UnreadableRecordError
 from tacit_common.model import refuse_shared_state
 from tacit_common.objectives.contract import Coupling, Objective, PretrainModel, Views
 from tacit_common.privacy.events import PRIVACY_EVENT, NonPrivateRelease
-from tacit_common.privacy.influence import view_violations
 from tacit_common.privacy.mechanism import PrivacyMechanism
-from tacit_common.privacy.separability import LEAST_RECORDS, find_violation
+from tacit_common.privacy.separability.influence import view_violations
+from tacit_common.privacy.separability.rows import LEAST_RECORDS, find_violation
 from tacit_common.probes.contract import FloatArray, Probe, PublicBasis
 from tacit_common.strategy import ParameterVector, Strategy, StrategyState
 from tacit_common.training import trained_parameters

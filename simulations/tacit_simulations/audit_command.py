@@ -1,7 +1,5 @@
 """The command `tacit audit`."""
 
-# ruff: noqa: PLC0415 - `tacit --help` must not wait for torch
-
 import json
 import os
 from pathlib import Path

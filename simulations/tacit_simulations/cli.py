@@ -14,8 +14,7 @@ import typer
 from tacit_client.cli import embed, site_app
 from tacit_common import __version__
 from tacit_common.cli import ask_for_tracebacks, run_command
-from tacit_common.privacy.plan_command import plan
-from tacit_common.report_command import report_app
+from tacit_common.commands import plan, report_app
 from tacit_simulations.audit_command import audit
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from tacit_common.files import write_atomically
 from tacit_common.identity import Identity
 from tacit_common.model import build_model
 from tacit_common.plugins import PluginTable
-from tacit_common.privacy.certificate import Certificates
 from tacit_common.privacy.plan import calibrate
+from tacit_common.privacy.separability import Certificates
 from tacit_common.report import Report, write_report
 from tacit_common.study import SimulationPlan, StudyFile
 from tacit_common.study_file import load_study

@@ -23,8 +23,8 @@ from tacit_common.errors import CheckpointError, StudyError, UsageError
 from tacit_common.files import write_atomically
 from tacit_common.identity import Identity
 from tacit_common.plugins import PluginTable
-from tacit_common.privacy.certificate import Certificates
 from tacit_common.privacy.noise import SecureRandom
+from tacit_common.privacy.separability import Certificates
 from tacit_common.study import LocalPrivacyPlan, SimulationPlan, StudyFile, SubjectsPlan
 from tacit_simulations.datasets import LabeledImages, load_dataset
 from tacit_simulations.partition import partition

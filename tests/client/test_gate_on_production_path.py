@@ -21,9 +21,13 @@ from tacit_common.errors import PrivacyConfigError
 from tacit_common.model import build_model
 from tacit_common.objectives.contract import Coupling, Objective, PretrainModel, Views
 from tacit_common.plugins import PluginTable
-from tacit_common.privacy.influence import derivative_violations, row_violations, views_pool
-from tacit_common.privacy.separability import check_separable, find_violation
-from tacit_common.privacy.violation import Clause
+from tacit_common.privacy.separability.influence import (
+    derivative_violations,
+    row_violations,
+    views_pool,
+)
+from tacit_common.privacy.separability.rows import check_separable, find_violation
+from tacit_common.privacy.separability.violation import Clause
 from tacit_common.procedural import strokes
 from tacit_common.study import Study
 

@@ -27,7 +27,7 @@ from tacit_common.errors import SiteRefusal
 from tacit_common.identity import Identity
 from tacit_common.model import build_model
 from tacit_common.plugins import PluginTable
-from tacit_common.privacy.certificate import Certificates
+from tacit_common.privacy.separability import Certificates
 from tacit_common.privacy.noise import SecureRandom
 from tacit_common.privacy.plan import calibrate
 from tacit_common.study_file import parse_study

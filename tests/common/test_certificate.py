@@ -15,7 +15,7 @@ from tacit_common.model import build_model
 from tacit_common.objectives.contract import Objective
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy import certificate
-from tacit_common.privacy.certificate import MOST_KEPT, Certificates, certificate_key
+from tacit_common.privacy.separability import MOST_KEPT, Certificates, certificate_key
 from tacit_common.study import Study
 
 MakeStudy = Callable[..., Study]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tacit_common.privacy.object_state import reachable, state_of
+from tacit_common.privacy.separability.object_state import reachable, state_of
 
 
 class Slots:

@@ -12,8 +12,8 @@ import pytest
 import typer
 
 from tacit_common.cli import run_command
-from tacit_common.privacy.plan_command import plan
-from tacit_common.privacy.plan_figures import PlanFigures
+from tacit_common.commands.plan import plan
+from tacit_common.privacy.planner.figures import PlanFigures
 
 ASKED = ("--records", "1400", "--epsilon", "2", "--rounds", "20")
 FULL = (*ASKED, "--local-steps", "2", "--parameters", "2000000", "--delta", "1e-5")
@@ -168,7 +168,7 @@ def test_the_plot_is_a_picture_as_png_and_json_stays_json(run: Plan, tmp_path: P
 MEASURE = """
 import sys, time
 from pathlib import Path
-from tacit_common.privacy.plan_command import plan
+from tacit_common.commands.plan import plan
 plan(records=10_000, epsilon=2.0, rounds=[100], local_steps=5, parameters=200_000,
      plot=Path(sys.argv[1]))
 print("torch" in sys.modules, time.process_time())

@@ -18,11 +18,11 @@ from tacit_common.privacy import (
     calibrate,
     epsilon,
 )
-from tacit_common.privacy import signal_to_noise as heuristic
-from tacit_common.privacy.declared import proposed_delta, rounded_down
-from tacit_common.privacy.plan_figures import Alternative, PlanFigures, PlanRequest
-from tacit_common.privacy.plan_numbers import bound, short
 from tacit_common.privacy.planner import plan
+from tacit_common.privacy.planner import signal_to_noise as heuristic
+from tacit_common.privacy.planner.declared import proposed_delta, rounded_down
+from tacit_common.privacy.planner.figures import Alternative, PlanFigures, PlanRequest
+from tacit_common.privacy.planner.numbers import bound, short
 from tacit_common.study import (
     FederationPlan,
     LocalPrivacyPlan,

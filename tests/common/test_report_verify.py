@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from tacit_common import report as r
+from tacit_common.commands.report import report_app
 from tacit_common.errors import RefusalCode, TacitError, UsageError
 from tacit_common.identity import Identity
 from tacit_common.ledger_chain import (
@@ -41,8 +42,6 @@ from tacit_common.privacy.noise import LatticeGaussian, SecureRandom
 from tacit_common.privacy.plan import calibrate
 from tacit_common.report import statements
 from tacit_common.report.account import site_account
-from tacit_common.report.audit_bound import epsilon_lower_bound
-from tacit_common.report.findings import Check, Finding
 from tacit_common.report.recompute import (
     Composition,
     figures_of_site,
@@ -50,14 +49,15 @@ from tacit_common.report.recompute import (
     privacy_figures,
 )
 from tacit_common.report.signing import SignedReport, fingerprint, sign_report
-from tacit_common.report.verify import (
+from tacit_common.report.verify.audit_bound import epsilon_lower_bound
+from tacit_common.report.verify.checks import (
     NOT_CHECKED,
     check_signatures,
     read_document,
     run_checks,
     verify,
 )
-from tacit_common.report_command import report_app
+from tacit_common.report.verify.findings import Check, Finding
 from tacit_common.study import LocalPrivacyPlan, LogitDPPlan, Study
 from tacit_common.study_file import parse_study
 

@@ -30,7 +30,7 @@ def test_the_example_is_a_whole_study() -> None:
 def test_every_field_of_every_model_has_a_row() -> None:
     for name, model in {"StudyFile": SCHEMA, **SCHEMA["$defs"]}.items():
         for field in model["properties"]:
-            if field not in ("kind", "mode"):
+            if field not in ("kind", "mode", "by"):
                 assert f"| `{field}` |" in PAGE, f"{name}.{field}"
 
 
@@ -88,6 +88,10 @@ def test_a_row_states_the_default(section: str, field: str, expected: str) -> No
 
 
 def test_nothing_under_differential_privacy_has_a_default() -> None:
-    fields = SCHEMA["$defs"]["LocalPrivacyPlan"]["properties"].keys() - {"mode"}
+    # The contribution cap is required where the unit is the subject, and refused elsewhere.
+    fields = SCHEMA["$defs"]["LocalPrivacyPlan"]["properties"].keys() - {
+        "mode",
+        "records_per_subject",
+    }
     assert len(fields) == 5
     assert {row(field, 'privacy.mode = "local"')[2] for field in fields} == {"**required**"}

@@ -12,8 +12,8 @@ from tacit_common.model import build_model
 from tacit_common.objectives.contract import Objective, PretrainModel, Views
 from tacit_common.objectives.contrastive import SimCLR
 from tacit_common.plugins import PluginTable
-from tacit_common.privacy.unit_separability import ClippedSumPath, check_units_separate
-from tacit_common.privacy.violation import Clause
+from tacit_common.privacy.separability import ClippedSumPath, check_units_separate
+from tacit_common.privacy.separability.violation import Clause
 from tacit_common.study import SimCLRPlan, Study, ViewsPlan
 
 Built = tuple[PretrainModel, Objective]

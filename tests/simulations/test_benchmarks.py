@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from tacit_common.errors import TacitError, UsageError
-from tacit_simulations.benchmarks import (
+from tacit_simulations.benchmarks import ledger, (
     Figure,
     Record,
     local_step,
     round_overhead,
     startup,
 )
-from tacit_simulations.benchmarks import (
+from tacit_simulations.benchmarks import ledger, (
     __main__ as command,
 )
 from tacit_simulations.benchmarks.measure import Stages, Track, in_fresh_process
@@ -28,6 +28,9 @@ from tacit_simulations.benchmarks.studies import Mode
 SMALLEST: dict[str, Callable[[Track], list[Figure]]] = {
     "startup": partial(startup.measure, startup.Plan(imports=1, starts=1)),
     "local_step": partial(local_step.measure, local_step.Plan(("0.2M",), (4,), 1)),
+    "ledger": partial(
+        ledger.measure, ledger.Plan(requests=3, reserves=5, opens=1, groups=2, records=4)
+    ),
     "round_overhead": partial(
         round_overhead.measure,
         round_overhead.Plan(
@@ -155,7 +158,7 @@ def test_failed_measurement_is_an_error_that_shows_what_it_printed() -> None:
 
 
 def test_unknown_benchmark_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="startup, local_step, round_overhead"):
+    with pytest.raises(UsageError, match="startup, local_step, ledger, round_overhead"):
         command.benchmark(["no_such_benchmark"])
 
 

@@ -104,7 +104,7 @@ def step_times(size: str, batch: int, repetitions: int, folder: str) -> Samples:
     plain, _ = _step(size, batch, "none", Path(folder))
     samples: Samples = {"DP": [], "without DP": [], "parameters": [parameters]}
     with Stages() as stages:
-        stages.watch(_GRADIENTS, dp_sgd.PerUnitGradients, "_per_unit")
+        stages.watch(_GRADIENTS, dp_sgd.PerUnitGradients, "_rows_of_units")
         stages.watch(_CLIPPING, dp_sgd, "clipped_sum")
         stages.watch(_NOISE, LatticeGaussian, "apply")
         for repetition in range(_WARM_UP + repetitions):

@@ -2,9 +2,9 @@
 
 from fpdf.enums import Align
 
-from tacit_common.report import pdf_drawing as look
 from tacit_common.report.page.blocks import Cell, Column, Row, Table
-from tacit_common.report.pdf_sheet import Family, Sheet
+from tacit_common.report.pdf import drawing as look
+from tacit_common.report.pdf.sheet import Family, Sheet
 
 _SIZE, _SMALL = 7.6, 6.8
 _PAD = 1.1  # above and below a row's text

@@ -6,7 +6,9 @@ from tacit_common.errors import PrivacyConfigError
 from tacit_common.privacy.accounting import PLANNING_INTERVAL
 from tacit_common.privacy.events import PoissonGaussianSteps
 from tacit_common.report.claims import AccountantFigure, LocalPrivacy
-from tacit_common.report.findings import (
+from tacit_common.report.recompute import Composition, figures_of_site, grouped
+from tacit_common.report.schema import Report, SiteReport
+from tacit_common.report.verify.findings import (
     ARITHMETIC,
     GRID,
     NOT_THERE,
@@ -15,8 +17,6 @@ from tacit_common.report.findings import (
     Comparison,
     Tolerance,
 )
-from tacit_common.report.recompute import Composition, figures_of_site, grouped
-from tacit_common.report.schema import Report, SiteReport
 
 _PRV_ABOVE = 0.02
 """PRV states an estimate that is off by at most 0.01, plus 0.01."""

@@ -5,8 +5,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tacit_common.privacy.plan_figures import Alternative, Finding, ModeFigures, PlanFigures
-from tacit_common.privacy.plan_numbers import bound, short
+from tacit_common.privacy.planner.figures import Alternative, Finding, ModeFigures, PlanFigures
+from tacit_common.privacy.planner.numbers import bound, short
 
 _STYLES = {"problem": "bold red", "warning": "yellow", "note": "none"}
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from tacit_common.report import pdf_drawing as look
 from tacit_common.report.claims import Signature
 from tacit_common.report.page import Block, Page, build_page
 from tacit_common.report.page.blocks import (
@@ -32,8 +31,9 @@ from tacit_common.report.page.blocks import (
     Table,
     Tile,
 )
-from tacit_common.report.pdf_sheet import Family, Sheet
-from tacit_common.report.pdf_table import draw_table
+from tacit_common.report.pdf import drawing as look
+from tacit_common.report.pdf.sheet import Family, Sheet
+from tacit_common.report.pdf.table import draw_table
 from tacit_common.report.schema import Report
 
 _BODY, _SMALL = 9.0, 7.6

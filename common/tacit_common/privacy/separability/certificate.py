@@ -22,7 +22,7 @@ from torch import nn
 
 from tacit_common.files import write_atomically
 from tacit_common.objectives.contract import Objective, PretrainModel
-from tacit_common.privacy.object_state import reachable, state_of
+from tacit_common.privacy.separability.object_state import reachable, state_of
 from tacit_common.study import Study
 
 MOST_KEPT = 200

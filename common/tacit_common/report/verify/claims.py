@@ -5,10 +5,10 @@ import math
 from pydantic import ValidationError
 
 from tacit_common.report import statements
-from tacit_common.report.audit_bound import epsilon_lower_bound
 from tacit_common.report.claims import LocalPrivacy, NoPrivacy
-from tacit_common.report.findings import ARITHMETIC, Check, Comparison, Tolerance
 from tacit_common.report.schema import Report
+from tacit_common.report.verify.audit_bound import epsilon_lower_bound
+from tacit_common.report.verify.findings import ARITHMETIC, Check, Comparison, Tolerance
 from tacit_common.study import LocalPrivacyPlan, Study
 
 _BISECTED = Tolerance(relative=1e-6, absolute=1e-6)

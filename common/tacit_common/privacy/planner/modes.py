@@ -1,9 +1,9 @@
 """The recommended schedule under each mode of privacy, also those that are yet to come."""
 
 from tacit_common.errors import PrivacyConfigError
-from tacit_common.privacy import signal_to_noise as heuristic
-from tacit_common.privacy.plan_figures import Alternative, ModeFigures
-from tacit_common.privacy.plan_terms import Terms
+from tacit_common.privacy.planner import signal_to_noise as heuristic
+from tacit_common.privacy.planner.figures import Alternative, ModeFigures
+from tacit_common.privacy.planner.terms import Terms
 
 _LATER = "Needs secure aggregation, which this release does not have"
 

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tacit_common.errors import UsageError
-from tacit_common.privacy.signal_to_noise import Verdict
+from tacit_common.privacy.planner.signal_to_noise import Verdict
 
 MOST_ROWS = 24
 MOST_STEPS = 100_000

@@ -10,9 +10,9 @@ from tacit_common.privacy.events import GaussianRelease, PoissonGaussianSteps
 from tacit_common.privacy.plan import probe_noise_multiplier
 from tacit_common.report import statements
 from tacit_common.report.claims import LocalPrivacy, Release
-from tacit_common.report.findings import ARITHMETIC, GRID, Check, Comparison
 from tacit_common.report.schema import Report
-from tacit_common.report.verify_claims import study_of
+from tacit_common.report.verify.claims import study_of
+from tacit_common.report.verify.findings import ARITHMETIC, GRID, Check, Comparison
 from tacit_common.study import (
     LocalPrivacyPlan,
     LogitDPPlan,

@@ -17,18 +17,18 @@ from pydantic import ValidationError
 
 from tacit_common.errors import UsageError
 from tacit_common.ledger_chain import LedgerExport
-from tacit_common.report.findings import Check, Comparison, Finding
 from tacit_common.report.schema import SCHEMA_VERSION
 from tacit_common.report.signing import SignedReport, fingerprint
-from tacit_common.report.verify_claims import (
+from tacit_common.report.verify.claims import (
     check_audit,
     check_cohorts,
     check_study,
     check_wording,
 )
-from tacit_common.report.verify_figures import check_figures, check_spending
-from tacit_common.report.verify_ledgers import check_heads, check_ledgers
-from tacit_common.report.verify_releases import check_releases
+from tacit_common.report.verify.figures import check_figures, check_spending
+from tacit_common.report.verify.findings import Check, Comparison, Finding
+from tacit_common.report.verify.ledgers import check_heads, check_ledgers
+from tacit_common.report.verify.releases import check_releases
 
 NOT_CHECKED = (
     "Nothing in a report or a ledger shows these, so they were not checked: what a site "

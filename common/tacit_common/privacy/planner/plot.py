@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tacit_common.errors import UsageError
-from tacit_common.privacy.plan_figures import Alternative, PlanFigures
-from tacit_common.privacy.plan_numbers import short
+from tacit_common.privacy.planner.figures import Alternative, PlanFigures
+from tacit_common.privacy.planner.numbers import short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

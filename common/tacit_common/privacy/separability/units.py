@@ -14,8 +14,12 @@ from torch import Tensor, nn
 
 from tacit_common.encoders.contract import Encoder
 from tacit_common.objectives.contract import Objective, PretrainModel, Views
-from tacit_common.privacy.checked_copy import CheckedCopy, in_float64, memory_violations
-from tacit_common.privacy.influence import (
+from tacit_common.privacy.separability.checked_copy import (
+    CheckedCopy,
+    in_float64,
+    memory_violations,
+)
+from tacit_common.privacy.separability.influence import (
     FRESH,
     NAN,
     TIMES_100,
@@ -26,7 +30,7 @@ from tacit_common.privacy.influence import (
     fresh_records,
     row_violations,
 )
-from tacit_common.privacy.violation import Clause, Violation, refusing_errors
+from tacit_common.privacy.separability.violation import Clause, Violation, refusing_errors
 from tacit_common.training import seeded_generator
 
 LEAST_UNITS = 3

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from tacit_common.objectives.contract import Objective, PretrainModel, Views
-from tacit_common.privacy.object_state import reachable, state_of
-from tacit_common.privacy.violation import Clause, Violation
+from tacit_common.privacy.separability.object_state import reachable, state_of
+from tacit_common.privacy.separability.violation import Clause, Violation
 from tacit_common.training import seeded_generator
 
 JITTER_STDDEV = 0.02  # on every parameter: a layer that starts at zero hides what is behind it

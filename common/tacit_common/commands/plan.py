@@ -54,11 +54,10 @@ def plan(
 ) -> None:
     """Say what a privacy budget buys, before a study is written."""
     # What counts is imported here, so that `tacit --help` answers at once.
-    from tacit_common.privacy import planner  # noqa: PLC0415
-    from tacit_common.privacy.plan_figures import PlanRequest  # noqa: PLC0415
-    from tacit_common.privacy.planner_plot import check_plot_path, write_plot  # noqa: PLC0415
+    from tacit_common.privacy import planner
+    from tacit_common.privacy.planner.plot import check_plot_path, write_plot
 
-    request = PlanRequest(
+    request = planner.PlanRequest(
         records=records,
         epsilon=epsilon,
         rounds=tuple(rounds),
@@ -81,9 +80,9 @@ def plan(
     if json_:
         typer.echo(figures.model_dump_json(indent=2))
         return
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
-    from tacit_common.privacy.plan_tables import print_plan  # noqa: PLC0415
+    from tacit_common.privacy.planner.tables import print_plan
 
     console = Console(highlight=False)
     print_plan(figures, console)

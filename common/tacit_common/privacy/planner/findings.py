@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tacit_common.privacy.declared import proposed_delta, rounded_down
-from tacit_common.privacy.plan_figures import Alternative, Feasibility, Finding, PlanRequest
-from tacit_common.privacy.plan_numbers import short
-from tacit_common.privacy.signal_to_noise import CLEAR_SIGNAL, GOOD_SHARE, SOURCES
+from tacit_common.privacy.planner.declared import proposed_delta, rounded_down
+from tacit_common.privacy.planner.figures import Alternative, Feasibility, Finding, PlanRequest
+from tacit_common.privacy.planner.numbers import short
+from tacit_common.privacy.planner.signal_to_noise import CLEAR_SIGNAL, GOOD_SHARE, SOURCES
 
 HEURISTIC = (
     "Signal-to-noise is a heuristic, not a guarantee: the longest signal that a run could "

@@ -4,13 +4,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from tacit_common.privacy import signal_to_noise as heuristic
 from tacit_common.privacy.accounting import REPORT_INTERVAL, epsilon
 from tacit_common.privacy.events import PoissonGaussianSteps
 from tacit_common.privacy.plan import LARGEST_NOISE_MULTIPLIER
-from tacit_common.privacy.plan_figures import MOST, Alternative, Feasibility, PlanRequest
-from tacit_common.privacy.plan_findings import delta_is_sound
-from tacit_common.privacy.plan_terms import Terms
+from tacit_common.privacy.planner import signal_to_noise as heuristic
+from tacit_common.privacy.planner.figures import MOST, Alternative, Feasibility, PlanRequest
+from tacit_common.privacy.planner.findings import delta_is_sound
+from tacit_common.privacy.planner.terms import Terms
 
 _HIGHEST_USEFUL_EPSILON = 100.0  # nobody should be told that a higher one would help
 _STEPS_TO_THE_UNIT = 10_000

@@ -10,9 +10,9 @@ from tacit_common.errors import LedgerError
 from tacit_common.ledger_chain import LedgerExport, VerifiedLedger, verify_rows
 from tacit_common.report.account import SiteAccount, may_have_left, site_account
 from tacit_common.report.claims import LocalPrivacy
-from tacit_common.report.findings import GRID, NOT_THERE, Check, Comparison
 from tacit_common.report.recompute import grouped
 from tacit_common.report.schema import Report, SiteReport
+from tacit_common.report.verify.findings import GRID, NOT_THERE, Check, Comparison
 
 
 def check_heads(report: Report) -> Check:

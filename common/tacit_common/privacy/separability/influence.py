@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tacit_common.objectives.contract import Objective, Views
-from tacit_common.privacy.violation import Clause, Violation
+from tacit_common.privacy.separability.violation import Clause, Violation
 from tacit_common.training import seeded_generator
 
 TOLERANCE = 1e-9  # of the largest entry of all rows

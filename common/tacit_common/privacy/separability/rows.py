@@ -18,8 +18,12 @@ from torch import Tensor
 
 from tacit_common.errors import PrivacyConfigError
 from tacit_common.objectives.contract import Coupling, Objective, PretrainModel, Views
-from tacit_common.privacy.checked_copy import CheckedCopy, in_float64, memory_violations
-from tacit_common.privacy.influence import (
+from tacit_common.privacy.separability.checked_copy import (
+    CheckedCopy,
+    in_float64,
+    memory_violations,
+)
+from tacit_common.privacy.separability.influence import (
     TOLERANCE,
     derivative_violations,
     fresh_records,
@@ -28,7 +32,7 @@ from tacit_common.privacy.influence import (
     views_of,
     views_pool,
 )
-from tacit_common.privacy.violation import Clause, Violation, refusing_errors
+from tacit_common.privacy.separability.violation import Clause, Violation, refusing_errors
 from tacit_common.study import NoPrivacyPlan, PrivacyPlan
 from tacit_common.training import seeded_generator, trained_parameters
 

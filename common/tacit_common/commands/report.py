@@ -13,7 +13,7 @@ from tacit_common.errors import UsageError
 
 if TYPE_CHECKING:
     from tacit_common.ledger_chain import LedgerExport
-    from tacit_common.report.findings import Check
+    from tacit_common.report.verify import Check
 
 _RUN_IS_MEANT = "show"
 
@@ -46,10 +46,10 @@ def show(
     ] = None,
 ) -> None:
     """Write the report of a run as a page, as JSON or for print. `show` may be left out."""
-    from tacit_common.files import write_atomically  # noqa: PLC0415
-    from tacit_common.report.pdf import render_pdf  # noqa: PLC0415
-    from tacit_common.report.render import render_html  # noqa: PLC0415
-    from tacit_common.report.signing import parse_signed_report  # noqa: PLC0415
+    from tacit_common.files import write_atomically
+    from tacit_common.report.pdf import render_pdf
+    from tacit_common.report.render import render_html
+    from tacit_common.report.signing import parse_signed_report
 
     path = run / "report.json" if run.is_dir() else run
     signed = parse_signed_report(_read(path), source=path.name)
@@ -94,8 +94,7 @@ def verify(
 
     The exit code is 0 if everything holds, and 1 if anything does not.
     """
-    from tacit_common.report.findings import Check, all_hold  # noqa: PLC0415
-    from tacit_common.report.verify import read_document, run_checks  # noqa: PLC0415
+    from tacit_common.report.verify import Check, all_hold, read_document, run_checks
 
     trusted = None if key is None else _public_key(key)
     exports = [_export(path) for path in ledger or ()]
@@ -113,7 +112,7 @@ def verify(
 
 def _as_text(checks: "Sequence[Check]") -> str:
     """One line a check, and under it what the reader has to know."""
-    from tacit_common.report.verify import NOT_CHECKED  # noqa: PLC0415
+    from tacit_common.report.verify import NOT_CHECKED
 
     lines = []
     for check in checks:
@@ -136,8 +135,7 @@ def _as_text(checks: "Sequence[Check]") -> str:
 
 
 def _as_json(checks: "Sequence[Check]") -> str:
-    from tacit_common.report.findings import all_hold  # noqa: PLC0415
-    from tacit_common.report.verify import NOT_CHECKED  # noqa: PLC0415
+    from tacit_common.report.verify import NOT_CHECKED, all_hold
 
     document = {
         "holds": all_hold(checks),
@@ -164,7 +162,7 @@ def _as_json(checks: "Sequence[Check]") -> str:
 
 
 def _export(path: Path) -> "LedgerExport":
-    from tacit_common.ledger_chain import parse_export  # noqa: PLC0415
+    from tacit_common.ledger_chain import parse_export
 
     return parse_export(_read(path), source=path.name)
 

@@ -7,20 +7,20 @@ The rows beside it are found on a coarser grid where that is accurate: as safe, 
 
 from collections.abc import Iterator
 
-from tacit_common.privacy import signal_to_noise as heuristic
 from tacit_common.privacy.accounting import PLANNING_INTERVAL, epsilon
 from tacit_common.privacy.events import PoissonGaussianSteps
-from tacit_common.privacy.plan_feasibility import feasibility_of
-from tacit_common.privacy.plan_figures import (
+from tacit_common.privacy.planner import signal_to_noise as heuristic
+from tacit_common.privacy.planner.feasibility import feasibility_of
+from tacit_common.privacy.planner.figures import (
     MOST_STEPS,
     Alternative,
     CurvePoint,
     PlanFigures,
     PlanRequest,
 )
-from tacit_common.privacy.plan_findings import HEURISTIC, findings
-from tacit_common.privacy.plan_modes import under_each_mode
-from tacit_common.privacy.plan_terms import Terms
+from tacit_common.privacy.planner.findings import HEURISTIC, findings
+from tacit_common.privacy.planner.modes import under_each_mode
+from tacit_common.privacy.planner.terms import Terms
 
 _SERIES = (*(float(f"{m}e-{e}") for e in range(6, 0, -1) for m in (1, 2, 5)), 1.0)
 _BELOW, _ABOVE = 2, 2  # rates of the series to compare on either side of the likely choice

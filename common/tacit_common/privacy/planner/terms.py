@@ -3,13 +3,11 @@
 import math
 
 from tacit_common.errors import PrivacyConfigError
-from tacit_common.privacy import signal_to_noise as heuristic
 from tacit_common.privacy.accounting import (
     PLANNING_INTERVAL,
     REPORT_INTERVAL,
     gaussian_noise_multiplier,
 )
-from tacit_common.privacy.declared import proposed_delta
 from tacit_common.privacy.events import GaussianRelease
 from tacit_common.privacy.plan import (
     check_room_for_training,
@@ -17,7 +15,9 @@ from tacit_common.privacy.plan import (
     least_noise,
     probe_noise_multiplier,
 )
-from tacit_common.privacy.plan_figures import Alternative, PlanRequest
+from tacit_common.privacy.planner import signal_to_noise as heuristic
+from tacit_common.privacy.planner.declared import proposed_delta
+from tacit_common.privacy.planner.figures import Alternative, PlanRequest
 
 
 class Terms:

@@ -10,7 +10,7 @@ from fpdf import FPDF
 from fpdf.enums import Align, MethodReturnValue, WrapMode, XPos, YPos
 
 from tacit_common.errors import UsageError
-from tacit_common.report import pdf_drawing as look
+from tacit_common.report.pdf import drawing as look
 
 MARGIN = 18.0
 BOTTOM = 20.0
