@@ -11,14 +11,15 @@ import pytest
 import torch
 
 from tacit_common.errors import TacitError, UsageError
-from tacit_simulations.benchmarks import ledger, (
+from tacit_simulations.benchmarks import (
     Figure,
     Record,
+    ledger,
     local_step,
     round_overhead,
     startup,
 )
-from tacit_simulations.benchmarks import ledger, (
+from tacit_simulations.benchmarks import (
     __main__ as command,
 )
 from tacit_simulations.benchmarks.measure import Stages, Track, in_fresh_process
