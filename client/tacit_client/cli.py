@@ -56,10 +56,13 @@ def budget(
     from tacit_common.study_file import load_study
 
     ledger, rows = load(folder)
-    asked = None if study is None else load_study(study).travelling()
-    found = budget_of(ledger, present_cap(ledger, epsilon_cap, delta), asked)
     if export is not None:
         write_export(export, rows)
+        if not any(charge.cap for charge in ledger.charges) and epsilon_cap is None:
+            typer.echo(f"signed rows written to {export}; nothing private was ever released")
+            return
+    asked = None if study is None else load_study(study).travelling()
+    found = budget_of(ledger, present_cap(ledger, epsilon_cap, delta), asked)
     if json_:
         typer.echo(found.model_dump_json(indent=2))
         return

@@ -1,7 +1,6 @@
 """The command `tacit audit`."""
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,8 +41,9 @@ def audit(
     """
     from tacit_simulations.audit import audit as run_audit
     from tacit_simulations.audit import plan_audit
+    from tacit_simulations.recipes import named_study
 
-    resolved = _load(study, set_)
+    resolved = named_study(study, set_)
     plan = plan_audit(resolved, claimed_epsilon=claimed_epsilon, canaries=canaries)
     folder, resolved = _folder(resolved, out)
     if not json_:
@@ -102,13 +102,3 @@ def _folder(study: "StudyFile", out: Path | None) -> tuple[Path, "StudyFile"]:
             fix=f"audit {out / STUDY} itself, or give another --out",
         )
     return out, there
-
-
-def _load(study: str, overrides: list[str] | None) -> "StudyFile":
-    """A study file by path, or a recipe by name."""
-    from tacit_common.study_file import load_study, parse_study
-    from tacit_simulations.recipes import recipe_text
-
-    if study.endswith(".toml") or os.sep in study:
-        return load_study(Path(study), overrides)
-    return parse_study(recipe_text(study), source=f"recipe '{study}'", overrides=overrides)

@@ -4,7 +4,6 @@ Heavy imports stand inside the commands, so that `tacit --help` answers at once.
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -92,6 +91,7 @@ def simulate(
     """Pretrain an encoder over simulated sites, and report what it cost."""
     from tacit_common.errors import UsageError
     from tacit_simulations.engine import RayOptions
+    from tacit_simulations.recipes import named_study
     from tacit_simulations.simulate import check, new_folder, read_folder
     from tacit_simulations.simulate import simulate as run_simulation
 
@@ -110,7 +110,7 @@ def simulate(
             )
         resolved, folder = read_folder(resume), resume
     else:
-        resolved = _load(study or "digits", set_)
+        resolved = named_study(study or "digits", set_)
         check(resolved)  # before a folder is made
         folder = new_folder(resolved, out)
         resolved = read_folder(folder)
@@ -157,16 +157,19 @@ def recipes() -> None:
 @study_app.command("show")
 def show_study(study: StudyArgument = "digits", set_: SetOption = None) -> None:
     """Print a study with every field resolved."""
-    typer.echo(_load(study, set_).to_toml(), nl=False)
+    from tacit_simulations.recipes import named_study
+
+    typer.echo(named_study(study, set_).to_toml(), nl=False)
 
 
 @study_app.command("check")
 def check_study(study: StudyArgument = "digits", set_: SetOption = None) -> None:
     """Say whether a study can run, and what it would cost."""
     from tacit_common.privacy.plan import calibrate
+    from tacit_simulations.recipes import named_study
     from tacit_simulations.simulate import check
 
-    resolved = _load(study, set_)
+    resolved = named_study(study, set_)
     check(resolved)
     schedule = calibrate(resolved.travelling())
     if schedule.noise_multiplier is None:
@@ -191,13 +194,3 @@ def schema(
         typer.echo(json.dumps(StudyFile.model_json_schema(), indent=2))
     else:
         typer.echo(study_reference(), nl=False)
-
-
-def _load(study: str, overrides: list[str] | None) -> "StudyFile":
-    """A study file by path, or a recipe by name."""
-    from tacit_common.study_file import load_study, parse_study
-    from tacit_simulations.recipes import recipe_text
-
-    if study.endswith(".toml") or os.sep in study:
-        return load_study(Path(study), overrides)
-    return parse_study(recipe_text(study), source=f"recipe '{study}'", overrides=overrides)

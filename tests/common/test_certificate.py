@@ -14,8 +14,7 @@ from tacit_common.errors import PrivacyConfigError
 from tacit_common.model import build_model
 from tacit_common.objectives.contract import Objective
 from tacit_common.plugins import PluginTable
-from tacit_common.privacy import certificate
-from tacit_common.privacy.separability import MOST_KEPT, Certificates, certificate_key
+from tacit_common.privacy.separability import Certificates, certificate, certificate_key
 from tacit_common.study import Study
 
 MakeStudy = Callable[..., Study]
@@ -85,10 +84,10 @@ def test_a_file_that_cannot_be_trusted_certifies_nothing(tmp_path: Path, content
 
 
 def test_the_file_stays_small(certificates: Certificates, tmp_path: Path) -> None:
-    for number in range(MOST_KEPT + 5):
+    for number in range(certificate.MOST_KEPT + 5):
         certificates.require(f"{number}", lambda: None)
     runs: list[int] = []
-    certificates.require(f"{MOST_KEPT + 4}", lambda: runs.append(1))
+    certificates.require(f"{certificate.MOST_KEPT + 4}", lambda: runs.append(1))
     certificates.require("0", lambda: runs.append(2))
     assert runs == [2]  # the oldest was dropped
 

@@ -253,3 +253,9 @@ def test_a_budget_that_no_noise_can_meet_is_refused_with_one_that_can_be() -> No
     assert "raise privacy.epsilon well above" in caught.value.fix
     least = float(caught.value.fix.split("well above ")[1].split(",")[0])
     calibrate(study(local(least * 2, 1.0), rounds=100, local_steps=100))
+
+
+def test_more_steps_than_can_be_counted_are_an_error_at_once(make_study: MakeStudy) -> None:
+    study = make_study("federation.rounds=1000000", "federation.local_steps=100")
+    with pytest.raises(PrivacyConfigError, match="100,000,000 noisy steps"):
+        calibrate(study)

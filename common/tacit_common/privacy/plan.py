@@ -36,6 +36,9 @@ _SMALLEST = 0.01  # below, more noise costs nothing that anybody would notice
 LARGEST_NOISE_MULTIPLIER = 1e4  # above, nothing is learnt
 
 
+_MOST_STEPS = 2_000_000  # a figure for these takes half a minute, and for ten times as many an hour
+
+
 @dataclass(frozen=True)
 class ProbeRelease:
     """One release of one probe's statistics. `noise_multiplier` is None without privacy."""
@@ -146,6 +149,7 @@ def calibrate(study: Study) -> PrivacySchedule:
     if not isinstance(study.privacy, LocalPrivacyPlan):
         return _without_privacy(study)
     plan = study.privacy
+    _check_countable(study.federation.rounds * steps)
     probe_noise = [
         None if probe.epsilon is None else probe_noise_multiplier(probe.epsilon, plan.delta)
         for probe in study.probes
@@ -170,6 +174,15 @@ def calibrate(study: Study) -> PrivacySchedule:
         probe_releases=releases,
         probe_noise_multipliers=tuple(probe_noise),
     )
+
+
+def _check_countable(steps: int) -> None:
+    if steps > _MOST_STEPS:
+        raise PrivacyConfigError(
+            f"{steps:,} noisy steps cannot be accounted for",
+            why=f"privacy loss distributions are computed for {_MOST_STEPS:,} steps at most",
+            fix="lower federation.rounds or federation.local_steps",
+        )
 
 
 def _without_privacy(study: Study) -> PrivacySchedule:

@@ -1,12 +1,29 @@
 """Studies that come with Tacit: each a TOML file in this folder, described by its first lines."""
 
 import difflib
+import os
+from collections.abc import Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
+from pathlib import Path
 
 from tacit_common.errors import StudyError
+from tacit_common.study import StudyFile
+from tacit_common.study_file import load_study, parse_study
 
-__all__ = ["recipe_names", "recipe_summary", "recipe_text"]
+__all__ = ["named_study", "recipe_names", "recipe_summary", "recipe_text"]
+
+
+def named_study(study: str, overrides: Sequence[str] | None = None) -> StudyFile:
+    """A study file by its path, or a recipe by its name.
+
+    Raises:
+        StudyError: there is none, or it is wrong.
+    """
+    changes = list(overrides or ())
+    if study.endswith(".toml") or os.sep in study:
+        return load_study(Path(study), changes)
+    return parse_study(recipe_text(study), source=f"recipe '{study}'", overrides=changes)
 
 
 def recipe_names() -> list[str]:
