@@ -1,6 +1,7 @@
 """Schedules: the least noise that keeps a whole study within its budget."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -29,6 +30,7 @@ from tacit_common.study import (
     PrivacyPlan,
     RidgeProbePlan,
     SimulationPlan,
+    Study,
     StudyFile,
     ViTPlan,
 )
@@ -255,7 +257,9 @@ def test_a_budget_that_no_noise_can_meet_is_refused_with_one_that_can_be() -> No
     calibrate(study(local(least * 2, 1.0), rounds=100, local_steps=100))
 
 
-def test_more_steps_than_can_be_counted_are_an_error_at_once(make_study: MakeStudy) -> None:
+def test_more_steps_than_can_be_counted_are_an_error_at_once(
+    make_study: Callable[..., Study],
+) -> None:
     study = make_study("federation.rounds=1000000", "federation.local_steps=100")
     with pytest.raises(PrivacyConfigError, match="100,000,000 noisy steps"):
         calibrate(study)
