@@ -145,6 +145,8 @@ def parse(line: str) -> None:
     command: click.Command = typer.main.get_command(app)
     context = click.Context(command, info_name=words.pop(0))
     while isinstance(command, click.Group) and words:
+        command.parse_args(context, words)  # `tacit report RUN` leaves a command's name out
+        words = [*context._protected_args, *context.args]
         name, found, words = command.resolve_command(context, words)
         assert found is not None
         command, context = found, click.Context(found, info_name=name, parent=context)
@@ -157,7 +159,7 @@ def typed_lines() -> list[tuple[str, str]]:
     return [
         (page, re.sub(r"^([A-Z]+=\S+ )+", "", line))
         for page, text in blocks("console")
-        for line in text.splitlines()
+        for line in text.replace("\\\n", " ").splitlines()  # a command may go on in the next line
     ]
 
 

@@ -61,23 +61,23 @@ MISTAKES = {
     4: Mistake(
         what="batch-coupled loss",
         caught_by=(
-            "common/test_separability.py"
+            "common/privacy/separability/test_rows.py"
             "::test_mistake_4_a_batch_coupled_objective_is_refused_under_record_privacy",
             "client/test_gate_on_production_path.py"
             "::test_an_objective_that_couples_records_is_refused_by_the_clause_that_it_breaks",
             PLANTED,
         ),
         shown_on=(
-            "client/test_gate_on_production_path.py::InfoNCE",
+            "faults/couplings.py::InfoNCE",
             "faults/catalogue.py::by_row",
         ),
     ),
     5: Mistake(
         what="a NaN record",
         caught_by=(
-            "common/test_clipping.py"
+            "common/privacy/test_clipping.py"
             "::test_mistake_5_a_row_that_is_not_finite_contributes_exactly_zero",
-            "common/test_noise.py::test_mistake_5_a_sum_that_is_not_finite_is_never_released",
+            "common/privacy/test_noise.py::test_mistake_5_a_sum_that_is_not_finite_is_never_released",
             PLANTED,
         ),
         shown_on=("faults/clipping.py::NaNIsKept",),
@@ -85,7 +85,7 @@ MISTAKES = {
     6: Mistake(
         what="clipping the mean or a microbatch",
         caught_by=(
-            "common/test_clipping.py::test_mistake_6_influence_is_at_most_the_clip_norm",
+            "common/privacy/test_clipping.py::test_mistake_6_influence_is_at_most_the_clip_norm",
             "client/test_dp_sgd.py::test_one_record_changes_the_sum_by_at_most_the_clip_norm",
             PLANTED,
         ),
@@ -94,7 +94,7 @@ MISTAKES = {
     7: Mistake(
         what="wrong adjacency",
         caught_by=(
-            "common/test_accounting.py"
+            "common/privacy/test_accounting.py"
             "::test_mistake_7_adjacency_moves_the_golden_figure_from_zero_out_to_replace_one",
             "simulations/test_planted_faults.py"
             "::test_mistake_7_a_wrong_adjacency_misses_the_golden_figure",
@@ -104,7 +104,7 @@ MISTAKES = {
     8: Mistake(
         what="shuffling with Poisson accounting",
         caught_by=(
-            "common/test_noise.py"
+            "common/privacy/test_noise.py"
             "::test_mistake_8_poisson_sample_sizes_have_the_binomial_mean_and_variance",
             PLANTED,
         ),
@@ -113,7 +113,7 @@ MISTAKES = {
     9: Mistake(
         what="q, B or δ from the private N",
         caught_by=(
-            "common/test_plan.py"
+            "common/privacy/test_plan.py"
             "::test_mistake_9_the_schedule_is_the_same_for_n_and_n_plus_1_records",
             "client/test_site_disclosure.py"
             "::test_plans_descriptions_and_sizes_do_not_follow_from_the_number_of_records",
@@ -135,7 +135,7 @@ MISTAKES = {
         what="accumulation mis-stepped",
         caught_by=(
             "client/test_site.py::test_as_many_steps_are_noised_as_the_ledger_says",
-            "common/test_plan.py"
+            "common/privacy/test_plan.py"
             "::test_mistake_11_the_events_of_all_rounds_hold_every_local_step_once",
             PLANTED,
         ),
@@ -152,14 +152,14 @@ MISTAKES = {
         ),
         shown_on=(
             "faults/clipping.py::LastTensorIsNotClipped",
-            "client/test_gate_on_production_path.py::FunctionalUse",
+            "faults/couplings.py::FunctionalUse",
         ),
     ),
     13: Mistake(
         what="one key for every tensor, or after a fork",
         caught_by=(
-            "common/test_noise.py::test_mistake_13_tensors_of_one_source_do_not_share_noise",
-            "common/test_noise.py"
+            "common/privacy/test_noise.py::test_mistake_13_tensors_of_one_source_do_not_share_noise",
+            "common/privacy/test_noise.py"
             "::test_mistake_13_a_forked_child_does_not_repeat_its_parents_or_siblings_noise",
             PLANTED,
         ),
@@ -168,7 +168,7 @@ MISTAKES = {
     14: Mistake(
         what="seeded noise",
         caught_by=(
-            "common/test_noise.py::test_mistake_14_the_same_seed_gives_different_noise",
+            "common/privacy/test_noise.py::test_mistake_14_the_same_seed_gives_different_noise",
             "client/test_site_disclosure.py::test_no_seed_controls_the_noise_of_an_update",
             PLANTED,
         ),
@@ -179,7 +179,7 @@ MISTAKES = {
     17: Mistake(
         what="rounding inflation ignored",  # of the lattice; that of shares comes later
         caught_by=(
-            "common/test_noise.py::test_rounding_at_ties_adds_what_the_sensitivity_allows_for",
+            "common/privacy/test_noise.py::test_rounding_at_ties_adds_what_the_sensitivity_allows_for",
             "simulations/test_planted_faults.py"
             "::test_mistake_17_a_sensitivity_without_rounding_is_caught",
         ),
@@ -190,7 +190,7 @@ MISTAKES = {
     20: Mistake(
         what="probe, tuning and audit runs uncharged",
         caught_by=(
-            "common/test_plan.py::test_mistake_20_probes_are_paid_for_with_more_training_noise",
+            "common/privacy/test_plan.py::test_mistake_20_probes_are_paid_for_with_more_training_noise",
             "client/test_site.py::test_the_budget_of_a_site_counts_every_study_and_run",
             "simulations/test_audit.py"
             "::test_mistake_20_an_audit_is_charged_before_a_record_is_read",
@@ -251,7 +251,7 @@ def test_a_mistake_has_a_test_that_exists_and_a_fault_that_it_failed_on(number: 
 
 def test_every_planted_fault_belongs_to_a_mistake_or_to_the_audits_table() -> None:
     indexed = {r.partition("::")[2] for m in MISTAKES.values() for r in m.shown_on}
-    for file in ("noise", "clipping", "steps", "site", "mechanism", "accounting"):
+    for file in ("noise", "clipping", "couplings", "steps", "site", "mechanism", "accounting"):
         for name in defined_in(f"faults/{file}.py"):
             assert name in indexed | used_in_tests()
 

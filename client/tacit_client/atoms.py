@@ -46,8 +46,9 @@ import numpy as np
 from torch import Tensor
 
 from tacit_client.ledger import Ledger
+from tacit_client.units import subject_name
 from tacit_common.data import DataSource
-from tacit_common.errors import DataError, LedgerError
+from tacit_common.errors import LedgerError
 from tacit_common.identity import Identity
 from tacit_common.ledger_chain import Atom
 
@@ -82,7 +83,6 @@ def bind(
         lineage: what the operator calls the data set: the same name, the same people.
 
     Raises:
-        DataError: a subject's id has no lasting name.
         LedgerError: the tags cannot be trusted, or the rows cannot be written.
     """
     records = list(_tags(source, identity.secret("atom tags"), lineage))
@@ -105,11 +105,12 @@ def bind(
 def _tags(source: DataSource, secret: bytes, lineage: str) -> Iterator[Tags]:
     if len(source) == 0:  # charged like any other, so that it cannot be told apart
         yield (_tag(secret, b"no records", lineage.encode()),)
-    has_subjects = any(source.unit_of(index) != index for index in range(len(source)))
-    for index in range(len(source)):
+    subjects = [subject_name(source, index) for index in range(len(source))]
+    has_subjects = any(name != str(index).encode() for index, name in enumerate(subjects))
+    for index, name in enumerate(subjects):
         record = _tag(secret, *_content(source, index, lineage))
-        if has_subjects:
-            yield record, _tag(secret, b"subject", _subject_name(source.unit_of(index)))
+        if has_subjects and name is not None:
+            yield record, _tag(secret, b"subject", name)
         else:
             yield (record,)
 
@@ -124,17 +125,6 @@ def _content(source: DataSource, index: int, lineage: str) -> tuple[bytes, bytes
         return b"unreadable", f"{lineage}\n{index}".encode()
     array = np.ascontiguousarray(record.detach().cpu().numpy(), dtype="<f4")
     return f"record {array.shape}".encode(), array.tobytes()
-
-
-def _subject_name(subject: object) -> bytes:
-    # Text, so that '7' read from a table is the subject 7 of a folder: linked, if in doubt.
-    if type(subject).__str__ is object.__str__ and type(subject).__repr__ is object.__repr__:
-        raise DataError(
-            "the subjects of this data set have no lasting name",
-            why=f"an id of type {type(subject).__name__} is written differently each time",
-            fix="let unit_of return text or a whole number",
-        )
-    return str(subject).encode()
 
 
 def _tag(secret: bytes, domain: bytes, content: bytes) -> Tag:

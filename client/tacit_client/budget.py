@@ -10,18 +10,21 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tacit_client.ledger import read_export
+from tacit_client.ledger import Ledger, read_export, read_ledger
 from tacit_common.errors import UsageError
 from tacit_common.files import write_atomically
+from tacit_common.identity import Identity
 from tacit_common.ledger_chain import Atom, Cap, Charge, LedgerExport, VerifiedLedger, verify_rows
 from tacit_common.privacy.accounting import epsilon
 from tacit_common.privacy.events import NonPrivateRelease
 from tacit_common.privacy.filter import releases_of, renyi_cost
 from tacit_common.privacy.plan import calibrate
 from tacit_common.privacy.spend import AtomSpend, Rule, Spend, Verdict
-from tacit_common.study import Study
+from tacit_common.study import LocalPrivacyPlan, Study
 
 LEDGER_NAME = "ledger.db"
+IDENTITY_NAME = "identity.key"
+_NEW_RUN = "a new run"
 
 
 class _Figures(BaseModel):
@@ -88,6 +91,30 @@ def load(folder: Path) -> tuple[VerifiedLedger, LedgerExport]:
     """
     export = read_export(folder / LEDGER_NAME if folder.is_dir() else folder)
     return verify_rows(export.rows), export
+
+
+def close_run_at(folder: Path, run: str) -> str:
+    """Give up the rest of a run's plan in the ledger of a site's folder; returns what was done.
+
+    Raises:
+        UsageError: the ledger knows no such run.
+        LedgerError: the ledger or the site's key cannot be used.
+    """
+    found = read_ledger(folder / LEDGER_NAME)
+    known = {charge.run for charge in found.charges}
+    if run not in known:
+        raise UsageError(
+            f"the ledger knows no run '{run}'",
+            why="nothing was ever reserved for it",
+            fix="name one of: " + (", ".join(sorted(known)) or "none, nothing was reserved yet"),
+        )
+    identity = Identity.load_or_create(folder / IDENTITY_NAME)
+    ledger = Ledger(folder / LEDGER_NAME, site=found.genesis.site, identity=identity)
+    try:
+        ledger.close_run(run)
+    finally:
+        ledger.close()
+    return f"run {run} is closed: what it reserved stays spent, the rest is free for others"
 
 
 def present_cap(
@@ -252,14 +279,17 @@ def _next_round(ledger: VerifiedLedger, cap: Cap, study: Study) -> Charge:
     blocks = [
         charge.run
         for charge in ledger.charges
-        if charge.study_digest == digest and charge.run not in ledger.closed_runs
+        if charge.study_digest == digest
+        and charge.action != "audit"
+        and charge.run not in ledger.closed_runs
     ]
-    run = blocks[-1] if blocks else "a new run"
+    run, number = blocks[-1] if blocks else _NEW_RUN, 1
     done = {charge.label for charge in ledger.charges if charge.block == (run, digest)}
-    rounds = range(1, study.federation.rounds + 1)
-    number = next((n for n in rounds if f"round {n}" not in done), study.federation.rounds + 1)
-    schedule = calibrate(study)
-    private = schedule.delta is not None
+    while f"round {number}" in done:
+        number += 1
+    if number > study.federation.rounds:  # that run is over: what would another cost?
+        run, number = _NEW_RUN, 1
+    schedule, privacy = calibrate(study), study.privacy
     return Charge(
         key="proposed",
         run=run,
@@ -267,8 +297,9 @@ def _next_round(ledger: VerifiedLedger, cap: Cap, study: Study) -> Charge:
         study_digest=digest,
         action="train",
         label=f"round {number}",
+        unit=privacy.unit if isinstance(privacy, LocalPrivacyPlan) else None,
         event=schedule.round_event,
         planned=schedule.planned,
         atoms=Spend.of(ledger).atoms or ("a0",),
-        cap=cap if private else None,
+        cap=cap if isinstance(privacy, LocalPrivacyPlan) else None,
     )

@@ -51,14 +51,16 @@ def _of_atom(atom: AtomBudget) -> str:
             )
         case Rule.SEALED:
             return (
-                f"{name} ε = {_epsilon(atom.spent)} is spent and ε = {_epsilon(atom.held)} is held "
-                "for its only study; nothing else may use it, ever."
+                f"{name} ε = {_epsilon(atom.spent)} is spent, and it will be "
+                f"{_epsilon(atom.held)} when its only study has finished; under this cap nothing "
+                "else may use it."
             )
         case _:
             return (
-                f"{name} ε = {_epsilon(atom.spent)} is spent, ε = {_epsilon(atom.held)} is held "
-                f"with what started studies may still release, and ε = {_left(atom.remaining)} "
-                "remains for others."
+                f"{name} ε = {_epsilon(atom.spent)} is spent, and it will be "
+                f"{_epsilon(atom.held)} when the started studies have finished; "
+                f"ε = {_left(atom.remaining)} remains for others. Several studies add up by a "
+                "filter, which counts more than each study alone."
             )
 
 
@@ -117,4 +119,4 @@ def _epsilon(value: float) -> str:
 
 def _left(value: float) -> str:
     """What remains, rounded down."""
-    return f"{math.floor(value * 1000) / 1000:g}"
+    return "0" if value == 0 else numbers.at_least(value)

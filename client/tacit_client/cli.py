@@ -36,6 +36,19 @@ def site() -> None:
 
 
 @site_app.command()
+def close(
+    folder: Annotated[Path, typer.Argument(help="The site's folder.")],
+    run: Annotated[
+        str, typer.Argument(help="The run, as `tacit site budget FOLDER --json` names it.")
+    ],
+) -> None:
+    """Give up the rest of a run that will not go on, so that its budget is free for others."""
+    from tacit_client.budget import close_run_at
+
+    typer.echo(close_run_at(folder, run))
+
+
+@site_app.command()
 def budget(
     folder: Annotated[Path, typer.Argument(help="The site's folder, or its ledger.")],
     json_: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,

@@ -1,12 +1,15 @@
 """The gate: a study's objective is checked on the path that clips, before anything is paid."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from tacit_client.dp_sgd import PerUnitGradients
+from tacit_client.gradients import UnitGradients
 from tacit_client.in_unit import InUnitGradients
 from tacit_client.logit_dp import LogitGradients
 from tacit_client.records import required_image_shape
@@ -18,6 +21,7 @@ from tacit_common.plugins import PluginTable
 from tacit_common.privacy.separability import (
     Certificates,
     certificate_key,
+    check_bounded,
     check_separable,
     check_units_separate,
     require_legal,
@@ -26,59 +30,91 @@ from tacit_common.procedural import strokes
 from tacit_common.study import LocalPrivacyPlan, Study
 from tacit_common.training import seeded_generator
 
-_RECORDS = 16
+_LEAST_RECORDS = 16
 _UNITS, _RECORDS_OF_UNIT = 3, 3
 
-_passed: set[tuple[str, tuple[tuple[str, str], ...]]] = set()  # in this process
+_passed: set[tuple[str, tuple[tuple[str, str], ...], int, str]] = set()  # in this process
 
 
-def require_separable(study: Study, plugins: PluginTable, certificates: Certificates) -> None:
+def require_separable(
+    study: Study,
+    plugins: PluginTable,
+    certificates: Certificates,
+    *,
+    physical_batch: int,
+    device: torch.device,
+) -> None:
     """Refuse a private study whose units cannot be clipped one by one.
 
-    Public procedural images stand in for records: nothing of the site's data is read, so
-    the check may come before the ledger is charged. What has passed is not checked again.
+    Rows are checked in float64, and then the clipped sum as it would be formed here: with
+    `physical_batch` records a pass, in float32, on `device`. Public procedural images stand
+    in for records: nothing of the site's data is read, so the check may come before the
+    ledger is charged. What has passed is not checked again.
 
     Raises:
         PrivacyConfigError: the objective is not legal under the plan, or not separable on
             the encoder and the gradient path that would be used.
     """
-    known = study.digest(), tuple(sorted(plugins.targets.items()))
+    plugin_targets = tuple(sorted(plugins.targets.items()))
+    known = study.digest(), plugin_targets, physical_batch, device.type
     if not isinstance(study.privacy, LocalPrivacyPlan) or known in _passed:
         return
     model, objective = build_model(study, plugins)
     require_legal(objective.coupling, study.objective.kind, study.privacy)
-    path, check = _check_of(model, objective, study.privacy, _public_records(study))
-    certificates.require(certificate_key(study, model, objective, path), check)
+    records = _public_records(study, max(_LEAST_RECORDS, physical_batch))
+    gate = _gate_of(model, objective, study.privacy, records)
+    key = certificate_key(study, model, objective, gate.path)
+
+    def check() -> None:
+        gate.check_rows()
+        check_bounded(
+            study.objective.kind,
+            path := gate.path(copy.deepcopy(model).to(device), copy.deepcopy(objective)),
+            gate.units,
+            sensitivity=path.l2_sensitivity(1.0),
+            physical_batch=physical_batch,
+        )
+
+    certificates.require(key and f"{key}-{len(records)}-{device.type}", check)
     _passed.add(known)
 
 
-def _check_of(
+@dataclass(frozen=True)
+class _Gate:
+    """What a study of one kind of coupling has to pass."""
+
+    path: Callable[..., UnitGradients]
+    check_rows: Callable[[], None]
+    units: Sequence[Tensor]
+
+
+def _gate_of(
     model: PretrainModel, objective: Objective, privacy: LocalPrivacyPlan, records: Tensor
-) -> tuple[Callable[..., object], Callable[[], None]]:
-    """The gradient path that the site will take, and the check that it has to pass."""
+) -> _Gate:
     match objective.coupling:
         case Coupling.NONE:
             rows = partial(PerUnitGradients, records_per_unit=privacy.records_per_subject or 1)
-            return rows, partial(check_separable, model, objective, records, gradient_path=rows)
+            check = partial(check_separable, model, objective, records, gradient_path=rows)
+            return _Gate(rows, check, torch.split(records, privacy.records_per_subject or 1))
         case Coupling.BATCH:
             units = torch.split(records[: _UNITS * _RECORDS_OF_UNIT], _RECORDS_OF_UNIT)
-            sums = InUnitGradients
-            return sums, partial(check_units_separate, model, objective, units, gradient_path=sums)
+            path = InUnitGradients
+            check = partial(check_units_separate, model, objective, units, gradient_path=path)
+            return _Gate(path, check, units)
         case Coupling.LOGITS:
             if not isinstance(objective, LogitDP):
                 raise no_bound(objective)
             # What is clipped is the gradient of a pair's similarity: its rows must be separate.
-            return LogitGradients, partial(
-                check_separable, model, objective.pairs, records, gradient_path=PerUnitGradients
+            few = records[:_LEAST_RECORDS]
+            check = partial(
+                check_separable, model, objective.pairs, few, gradient_path=PerUnitGradients
             )
+            return _Gate(LogitGradients, check, torch.split(few, 1))
 
 
-def _public_records(study: Study) -> Tensor:
+def _public_records(study: Study, count: int) -> Tensor:
     """Images [B, C, H, W] of the study's size, which nobody has to protect."""
     channels, size, _ = required_image_shape(study.encoder)
     return strokes(
-        _RECORDS,
-        image_size=size,
-        channels=channels,
-        generator=seeded_generator("separability"),
+        count, image_size=size, channels=channels, generator=seeded_generator("separability")
     )

@@ -1,5 +1,7 @@
 """What a site allows: decided by its operator and read locally, never from the server."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from tacit_common.errors import RefusalCode, SiteRefusal
@@ -14,8 +16,9 @@ class SitePolicy(BaseModel):
     What the cap guarantees: as long as it stands, everything that this site ever released
     of one unit, over all rounds, runs, studies and coordinators, each chosen with all
     earlier answers in view, is (`epsilon_cap`, `delta`)-DP for that unit (zero-out). The
-    δ of a study is its own affair: the cap is held at the policy's δ. The unit is a record;
-    for a subject it is a guarantee on the studies whose unit is the subject.
+    δ of a study is its own affair: the cap is held at the policy's δ. Its unit is not: a
+    bound for one record says nothing of a person with many, and one for a person nothing
+    that is as sharp of one record, so a site admits studies of its own unit alone.
 
     What it does not: nothing bounds a unit that an operator gives a new lineage and a new
     form, units that the site's tags cannot link, what other sites release of the same
@@ -27,6 +30,9 @@ class SitePolicy(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    unit: Literal["record", "subject"] = Field(
+        description="What the cap protects: a record, or a subject with all of its records."
+    )
     epsilon_cap: float = Field(gt=0, description="Largest ε of everything ever released.")
     delta: float = Field(gt=0, lt=1, description="δ at which the cap is stated.")
     allow_non_private: bool = Field(description="Whether mode `none` may touch this data.")
@@ -54,6 +60,12 @@ class SitePolicy(BaseModel):
                     fix="propose a study with privacy.mode = 'local'",
                 )
             return
+        if charge.unit != self.unit:
+            raise SiteRefusal(
+                RefusalCode.POLICY,
+                why=f"the study protects a {charge.unit}, and the site's cap is for a {self.unit}",
+                fix=f"propose a study with privacy.unit = '{self.unit}'",
+            )
         if charge.cap != self.cap:
             raise SiteRefusal(
                 RefusalCode.POLICY,

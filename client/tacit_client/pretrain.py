@@ -27,7 +27,7 @@ from tacit_common.data import DataSource
 from tacit_common.errors import NonFiniteUpdateError
 from tacit_common.objectives.contract import PretrainModel
 from tacit_common.privacy.mechanism import PrivacyMechanism
-from tacit_common.privacy.noise import RandomSource
+from tacit_common.privacy.noise import LatticeGaussian, RandomSource
 from tacit_common.privacy.plan import expected_batch
 from tacit_common.strategy import ParameterVector
 from tacit_common.study import FederationPlan, FedProxPlan, LocalPrivacyPlan, NoPrivacyPlan
@@ -47,6 +47,21 @@ class StepGradient(Protocol):
     def fill(self) -> float | None:
         """Returns the step's mean loss where it may be shown, else None."""
         ...
+
+
+def noise_of_step(
+    gradients: UnitGradients,
+    privacy: LocalPrivacyPlan,
+    noise_multiplier: float,
+    random: RandomSource,
+) -> LatticeGaussian:
+    """The noise that hides what one unit changes in the sum of a step."""
+    return LatticeGaussian(
+        l2_clip_norm=gradients.l2_sensitivity(privacy.l2_clip_norm),
+        noise_multiplier=noise_multiplier,
+        dimension=gradients.size,
+        source=random,
+    )
 
 
 class PrivateStepGradient:

@@ -17,7 +17,12 @@ from tacit_client.gate import require_separable
 from tacit_client.ledger import Ledger
 from tacit_client.outbox import Outbox
 from tacit_client.policy import SitePolicy
-from tacit_client.pretrain import PlainStepGradient, PrivateStepGradient, local_update
+from tacit_client.pretrain import (
+    PlainStepGradient,
+    PrivateStepGradient,
+    local_update,
+    noise_of_step,
+)
 from tacit_client.records import required_image_shape
 from tacit_client.resident import ResidentModel, resident_model
 from tacit_client.units import Units
@@ -33,7 +38,7 @@ from tacit_common.privacy.events import (
     PoissonGaussianSteps,
     PrivacyEvent,
 )
-from tacit_common.privacy.noise import LatticeGaussian, RandomSource
+from tacit_common.privacy.noise import RandomSource
 from tacit_common.privacy.plan import PrivacySchedule
 from tacit_common.privacy.separability import Certificates
 from tacit_common.study import LocalPrivacyPlan, PrivacyPlan, Study
@@ -175,13 +180,36 @@ class Site:
             required_image_shape(plan.study.encoder)
         if isinstance(request, ProbeRequest):
             probe.require_labels(self.source)
+        require_separable(
+            plan.study,
+            self.plugins,
+            self.certificates,
+            physical_batch=self.physical_batch,
+            device=self.device,
+        )
         if self.ledger.is_reserved(key):
+            self._require_paid_for(key)
             return
-        require_separable(plan.study, self.plugins, self.certificates)
         self.ledger.reserve(self._charge(plan, key, resident.schedule), self.policy.check)
 
+    def _require_paid_for(self, key: str) -> None:
+        """Refuse to take up a request whose reserve is not for the data that is here now.
+
+        Raises:
+            SiteRefusal: the site's data has changed since the request was paid for.
+        """
+        spend = self.ledger.spend
+        paid = next(charge for charge in self.ledger.charges if charge.key == key)
+        here = paid.model_copy(update={"atoms": self.atoms})
+        if not set(spend.touched(here)) <= set(spend.touched(paid)):
+            raise SiteRefusal(
+                RefusalCode.REPLAY,
+                why="the request was paid for with other data than the site holds now",
+                fix="ask for it in a new run: what it was paid is spent, and nothing was released",
+            )
+
     def _charge(self, plan: RoundPlan | ProbePlan, key: str, schedule: PrivacySchedule) -> Charge:
-        private = isinstance(plan.study.privacy, LocalPrivacyPlan)
+        privacy = plan.study.privacy
         return Charge(
             key=key,
             run=plan.run,
@@ -189,10 +217,11 @@ class Site:
             study_digest=plan.study.digest(),
             action="train" if isinstance(plan, RoundPlan) else "probe",
             label=plan.label(),
+            unit=privacy.unit if isinstance(privacy, LocalPrivacyPlan) else None,
             event=charged_event(plan),
             planned=schedule.planned,
             atoms=self.atoms,
-            cap=self.policy.cap if private else None,
+            cap=self.policy.cap if isinstance(privacy, LocalPrivacyPlan) else None,
         )
 
     def _resident(self, study: Study) -> ResidentModel:
@@ -215,12 +244,6 @@ class Site:
         gradient: PrivateStepGradient | PlainStepGradient
         if isinstance(privacy, LocalPrivacyPlan):
             gradients = resident.gradients
-            mechanism = LatticeGaussian(
-                l2_clip_norm=gradients.l2_sensitivity(privacy.l2_clip_norm),
-                noise_multiplier=required_noise(plan),
-                dimension=len(request.parameters),
-                source=self.random,
-            )
             gradient = PrivateStepGradient(
                 gradients,
                 resident.model,
@@ -228,7 +251,7 @@ class Site:
                 self.units(privacy),
                 plan,
                 privacy,
-                mechanism,
+                noise_of_step(gradients, privacy, required_noise(plan), self.random),
                 self.random,
                 declared_units=self.declared_units,
                 physical_batch=self.physical_batch,

@@ -1,7 +1,6 @@
 """The units of privacy at a site: which records belong to one, and who joins a step."""
 
 import logging
-from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -13,6 +12,25 @@ from tacit_common.data import DataSource
 from tacit_common.privacy.noise import RandomSource
 
 _log = logging.getLogger(__name__)
+
+
+def subject_name(source: DataSource, index: int) -> bytes | None:
+    """The one name of a record's subject, for training and for the ledger alike.
+
+    Text, so that '7' read from a table is the subject 7 of a folder. None where it cannot
+    be told: the source raises, or the id is missing, not a number, or written differently
+    each time.
+    """
+    try:
+        subject = source.unit_of(index)
+        unnamed = type(subject).__str__ is object.__str__ and (
+            type(subject).__repr__ is object.__repr__
+        )
+        if subject is None or subject != subject or unnamed:  # noqa: PLR0124 - NaN
+            return None
+        return str(subject).encode()
+    except Exception:  # whatever a data source may raise
+        return None
 
 
 @dataclass(frozen=True)
@@ -37,12 +55,11 @@ class Units:
         A record whose subject cannot be told is left out: an error would tell that the
         site holds such a record, and guessing could give a person a second unit.
         """
-        numbers: dict[Hashable, int] = {}
+        numbers: dict[bytes, int] = {}
         subjects, kept = [], []
         for index in range(len(source)):
-            try:
-                subject = source.unit_of(index)
-            except Exception:  # whatever a data source may raise
+            subject = subject_name(source, index)
+            if subject is None:
                 _log.warning("record %d is left out: its subject cannot be told", index)
                 continue
             subjects.append(numbers.setdefault(subject, len(numbers)))

@@ -75,6 +75,9 @@ class Charge(_Row):
     study_digest: Hex64
     action: Literal["train", "probe", "audit"]
     label: str = Field(description="'round 3' or 'probe 0 before'.")
+    unit: Literal["record", "subject"] | None = Field(
+        description="What the event's figures are about; None without DP."
+    )
     event: PrivacyEvent
     planned: tuple[PrivacyEvent, ...] = Field(
         description="Everything that the whole study releases at this site, fixed before its "
@@ -255,7 +258,7 @@ def parse_export(text: str, *, source: str) -> LedgerExport:
         raise LedgerError(
             f"'{source}' is not a ledger's export",
             why="it does not have the fields of one, or was written by another version",
-            fix="make it with: tacit site budget --export FILE",
+            fix="make it with: tacit site budget FOLDER --export FILE",
         ) from None
 
 

@@ -155,7 +155,7 @@ class LocalPrivacyPlan(_Plan):
         "where the unit is the subject.",
     )
     epsilon: float = Field(gt=0, description="Budget of the whole run at each site, probes too.")
-    delta: float = Field(gt=0, lt=1, description="δ at which ε is stated.")
+    delta: float = Field(ge=1e-12, lt=1, description="δ at which ε is stated.")
     l2_clip_norm: float = Field(gt=0, description="Bound C on a unit's gradient norm.")
     sampling_rate: float = Field(gt=0, le=1, description="Poisson rate q of a unit, each step.")
 

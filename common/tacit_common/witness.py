@@ -23,6 +23,10 @@ class HeadBook:
         """Site to newest head: what a checkpoint keeps."""
         return dict(self._heads)
 
+    def newest(self, site: str) -> SignedHead | None:
+        """The newest head of one site; None if it was never seen."""
+        return self._heads.get(site)
+
     def restore(self, heads: Mapping[str, SignedHead]) -> None:
         """Add heads from a checkpoint; of two for one site the newer stays.
 
@@ -31,12 +35,11 @@ class HeadBook:
         """
         for head in heads.values():
             known = self._heads.get(head.site)
-            if known is None or known.seq < head.seq:
-                self._heads[head.site] = head
-                if known is not None:
-                    self._check(known, head)
-            else:
-                self._check(head, known)
+            if known is not None:
+                older, newer = sorted((known, head), key=lambda one: one.seq)
+                self._check(older, newer)
+                head = newer  # noqa: PLW2901
+            self._heads[head.site] = head
 
     def observe(self, head: SignedHead) -> None:
         """Take note of a head that a site sent.

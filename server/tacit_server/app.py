@@ -62,7 +62,7 @@ class GridExchange:
         kind = message_type(request)
         messages = [
             Message(
-                with_head(content, self._heads.heads.get(self._site_of.get(node, ""))),
+                with_head(content, self._heads.newest(self._site_of.get(node, ""))),
                 dst_node_id=node,
                 message_type=kind,
                 ttl=timeout_s,

@@ -101,7 +101,15 @@ def plan_audit(
         noise_multiplier=schedule.noise_multiplier,
         steps=federation.rounds * federation.local_steps,
     )
-    return AuditPlan(study=claimed, privacy=privacy, event=event, canaries=canaries)
+    planned = AuditPlan(study=claimed, privacy=privacy, event=event, canaries=canaries)
+    if planned.largest_bound <= claimed_epsilon:
+        raise UsageError(
+            f"{canaries} canaries could not find a fault",
+            why=f"if every guess were right, the bound would be ε ≥ {planned.largest_bound:.2f}, "
+            f"and ε = {claimed_epsilon:g} is claimed",
+            fix="give more --canaries, or a smaller --claimed-epsilon",
+        )
+    return planned
 
 
 def audit(study: StudyFile, folder: Path, plan: AuditPlan) -> Audit:
@@ -123,7 +131,13 @@ def audit(study: StudyFile, folder: Path, plan: AuditPlan) -> Audit:
 
 
 def _audit(site: Site, plan: AuditPlan, plugins: PluginTable, folder: Path) -> Audit:
-    require_separable(plan.study, plugins, site.certificates)
+    require_separable(
+        plan.study,
+        plugins,
+        site.certificates,
+        physical_batch=site.physical_batch,
+        device=site.device,
+    )
     key = _pay(site, plan)
     run = CanaryRun(
         study=plan.study,
@@ -167,6 +181,7 @@ def _pay(site: Site, plan: AuditPlan) -> str:
         study_digest=plan.study.digest(),
         action="audit",
         label="audit",
+        unit=plan.privacy.unit,
         event=plan.event,
         planned=(plan.event,),
         atoms=site.atoms,

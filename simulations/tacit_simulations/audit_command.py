@@ -55,6 +55,7 @@ def audit(
     else:
         typer.echo(_verdict(found, plan))
         typer.echo(f"  {folder / 'audit.json'}")
+        typer.echo(f"  into the report: tacit simulate --resume {folder}")
     if found.epsilon_lower_bound > found.claimed_epsilon:
         raise typer.Exit(FOUND_A_FAULT)
 

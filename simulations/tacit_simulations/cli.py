@@ -92,7 +92,7 @@ def simulate(
     from tacit_common.errors import UsageError
     from tacit_simulations.engine import RayOptions
     from tacit_simulations.recipes import named_study
-    from tacit_simulations.simulate import check, new_folder, read_folder
+    from tacit_simulations.simulate import check, new_folder, read_folder, require_affordable
     from tacit_simulations.simulate import simulate as run_simulation
 
     if ray_address is not None and engine != "ray":
@@ -112,6 +112,7 @@ def simulate(
     else:
         resolved = named_study(study or "digits", set_)
         check(resolved)  # before a folder is made
+        require_affordable(resolved)
         folder = new_folder(resolved, out)
         resolved = read_folder(folder)
     ray = RayOptions(address=ray_address) if engine == "ray" else None
@@ -167,10 +168,11 @@ def check_study(study: StudyArgument = "digits", set_: SetOption = None) -> None
     """Say whether a study can run, and what it would cost."""
     from tacit_common.privacy.plan import calibrate
     from tacit_simulations.recipes import named_study
-    from tacit_simulations.simulate import check
+    from tacit_simulations.simulate import check, require_affordable
 
     resolved = named_study(study, set_)
     check(resolved)
+    require_affordable(resolved)
     schedule = calibrate(resolved.travelling())
     if schedule.noise_multiplier is None:
         typer.echo(f"{resolved.name}: sound; no differential privacy")

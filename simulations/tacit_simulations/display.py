@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
+from tacit_common.report import numbers
 from tacit_common.study import Study
 from tacit_server.run_log import (
     LoggedEvent,
@@ -199,7 +200,7 @@ def describe(event: LoggedEvent) -> str:
 
 def _loss_note(event: RoundFinished) -> str:
     """ε, and the losses that may be shown."""
-    parts = [] if event.epsilon is None else [f"ε {event.epsilon:.2f}"]
+    parts = [] if event.epsilon is None else [f"ε {numbers.epsilon(event.epsilon)}"]
     parts.append(f"public loss {event.public_loss:.4f}")
     if event.train_loss is not None:
         parts.append(f"training loss {event.train_loss:.4f}")

@@ -36,7 +36,7 @@ from tacit_common.report import (
 )
 from tacit_common.report.account import site_account
 from tacit_common.report.recompute import figures_of_site
-from tacit_common.study import LocalPrivacyPlan, NoPrivacyPlan, StudyFile
+from tacit_common.study import BlockSubjects, LocalPrivacyPlan, NoPrivacyPlan, StudyFile
 from tacit_common.wire import parameters_sha256
 from tacit_server.checkpoint import RunState
 from tacit_server.cohort import quorum_of
@@ -237,7 +237,7 @@ def _privacy(
         trade_off=figures.trade_off,
         groups=figures.groups,
         tuning=statements.TUNING,
-        assumptions=_assumptions(),
+        assumptions=_assumptions(study),
         not_covered=(
             *statements.local_not_covered(privacy.unit),
             *statements.SIMULATION_NOT_COVERED,
@@ -301,8 +301,24 @@ def _release(
     )
 
 
-def _assumptions() -> tuple[Assumption, ...]:
+_SUBJECTS_PRETENDED = Assumption(
+    text="All records of a subject are known to be that subject's.",
+    held=False,
+    why="The subjects are pretended, for rehearsal: so many records in a row count as one's.",
+)
+_SUBJECTS_GIVEN = Assumption(
+    text="All records of a subject are known to be that subject's.",
+    held=None,
+    why="The data set says which records belong together; nobody can check that it is complete.",
+)
+
+
+def _assumptions(study: StudyFile) -> tuple[Assumption, ...]:
+    plan = study.simulation
+    by_subject = isinstance(study.privacy, LocalPrivacyPlan) and study.privacy.unit == "subject"
+    pretended = plan is not None and isinstance(plan.subjects, BlockSubjects)
     return (
+        *([_SUBJECTS_PRETENDED if pretended else _SUBJECTS_GIVEN] if by_subject else []),
         Assumption(
             text="No unit (record or subject) is held by two sites.",
             held=True,
@@ -316,7 +332,7 @@ def _assumptions() -> tuple[Assumption, ...]:
         Assumption(
             text="The loss of a unit depends on that unit alone.",
             held=True,
-            why="Every site checked it before it paid, on the gradients that were clipped: "
+            why="Every site checked it before it paid, on the path that clips, and found nothing: "
             "replacing, removing, poisoning and permuting records changed nothing elsewhere.",
         ),
     )

@@ -25,7 +25,7 @@ from tacit_common.plugins import PluginTable
 from tacit_common.privacy.plan import calibrate
 from tacit_common.privacy.separability import Certificates
 from tacit_common.report import Report, write_report
-from tacit_common.study import SimulationPlan, StudyFile
+from tacit_common.study import LocalPrivacyPlan, SimulationPlan, StudyFile
 from tacit_common.study_file import load_study
 from tacit_server.probes import LabeledRecords
 from tacit_server.run import Coordinator, RunFolder
@@ -114,11 +114,55 @@ def check(study: StudyFile) -> SimulationPlan:
             why="a simulation needs a data set and a number of sites",
             fix="add [simulation] with dataset, sites and declared_units",
         )
+    _require_consistent(study, study.simulation)
     travelling, plugins = study.travelling(), PluginTable(study.plugins)
     build_model(travelling, plugins)
-    require_separable(travelling, plugins, Certificates(certificates_path()))
+    require_separable(
+        travelling,
+        plugins,
+        Certificates(certificates_path()),
+        physical_batch=study.simulation.physical_batch,
+        device=training_device(study.simulation),
+    )
     calibrate(travelling)
     return study.simulation
+
+
+def require_affordable(study: StudyFile) -> None:
+    """Refuse a study that every site would refuse, before anything is done for it.
+
+    Raises:
+        StudyError: the sites' cap is below what the study may cost.
+    """
+    privacy, plan = study.privacy, study.simulation
+    if not isinstance(privacy, LocalPrivacyPlan) or plan is None or plan.epsilon_cap is None:
+        return
+    if plan.epsilon_cap < privacy.epsilon:
+        raise StudyError(
+            "every site would refuse the study",
+            why=f"it may cost ε = {privacy.epsilon:g}, and simulation.epsilon_cap is "
+            f"{plan.epsilon_cap:g}",
+            fix="raise simulation.epsilon_cap, or lower privacy.epsilon",
+        )
+
+
+def _require_consistent(study: StudyFile, plan: SimulationPlan) -> None:
+    """Refuse what the study and its simulation cannot both mean."""
+    privacy = study.privacy
+    by_subject = isinstance(privacy, LocalPrivacyPlan) and privacy.unit == "subject"
+    if by_subject and plan.subjects is None and plan.dataset not in study.plugins:
+        raise StudyError(
+            "nobody says which records belong to one subject",
+            why="privacy.unit is 'subject', and simulation.subjects is left out",
+            fix='set simulation.subjects, for example { by = "column", column = "patient" }',
+        )
+    cohort = study.federation.cohort_size
+    if cohort is not None and cohort > plan.sites:
+        raise StudyError(
+            f"{cohort} sites cannot be asked",
+            why=f"federation.cohort_size is more than simulation.sites, {plan.sites}",
+            fix="lower federation.cohort_size, or leave it out to ask all sites",
+        )
 
 
 def simulate(
@@ -134,6 +178,7 @@ def simulate(
         TacitError: the study, the data or the run is at fault; what is done stays.
     """
     plan = check(study)
+    require_affordable(study)
     schedule = calibrate(study.travelling())
     torch.set_num_threads(plan.threads)
     with _locked(folder):

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from tacit_client.atoms import bind
+from tacit_client.budget import IDENTITY_NAME, LEDGER_NAME
 from tacit_client.data import LabeledArraySource
 from tacit_client.ledger import Ledger
 from tacit_client.outbox import Outbox
@@ -52,7 +53,7 @@ class SimulatedSites:
 
     def ledger_path(self, index: int) -> Path:
         """Where the ledger of a site is."""
-        return self.home / self.name(index) / "ledger.db"
+        return self.home / self.name(index) / LEDGER_NAME
 
     def prepare(self) -> LabeledImages:
         """Load the data and deal it out, once for all processes; returns the data.
@@ -99,10 +100,10 @@ class SimulatedSites:
         _keep_log(self.home / "log.txt")
         directory = self.ledger_path(index).parent
         source = self._images().train.take(self._share(index))
-        identity = Identity.load_or_create(directory / "identity.key")
+        identity = Identity.load_or_create(directory / IDENTITY_NAME)
         # One machine holds all sites: what it loses in a power cut, it loses whole.
         ledger = Ledger(
-            directory / "ledger.db",
+            directory / LEDGER_NAME,
             site=self.name(index),
             identity=identity,
             survive_power_loss=False,
@@ -228,8 +229,11 @@ def policy_of(study: StudyFile) -> SitePolicy:
     """Simulated operators allow what the study asks for, unless it names another cap."""
     privacy = study.privacy
     if not isinstance(privacy, LocalPrivacyPlan):
-        return SitePolicy(epsilon_cap=1.0, delta=1e-5, allow_non_private=True)
+        return SitePolicy(unit="record", epsilon_cap=1.0, delta=1e-5, allow_non_private=True)
     named = None if study.simulation is None else study.simulation.epsilon_cap
     return SitePolicy(
-        epsilon_cap=named or privacy.epsilon, delta=privacy.delta, allow_non_private=False
+        unit=privacy.unit,
+        epsilon_cap=named or privacy.epsilon,
+        delta=privacy.delta,
+        allow_non_private=False,
     )

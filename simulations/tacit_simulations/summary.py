@@ -57,15 +57,15 @@ def _cost_table(privacy: LocalPrivacy, report: Report) -> Table:
     table.add_column("ε spent", justify="right")
     table.add_column("cap", justify="right")
     table.add_column("releases", justify="right")
-    cap = f"{privacy.epsilon_target:g}"
     for site in report.sites[:_SITES_SHOWN]:
+        cap = "none" if site.epsilon_cap is None else f"{site.epsilon_cap:g}"
         table.add_row(
             site.name, numbers.epsilon(site.epsilon_total or 0.0), cap, str(site.releases)
         )
     if len(report.sites) > _SITES_SHOWN:
         table.add_row(f"… and {len(report.sites) - _SITES_SHOWN} more", "", "", "")
     table.add_section()
-    table.add_row("maximum", numbers.epsilon(privacy.epsilon_spent), cap, "")
+    table.add_row("maximum", numbers.epsilon(privacy.epsilon_spent), "", "")
     return table
 
 

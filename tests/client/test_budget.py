@@ -58,6 +58,7 @@ def reserve(ledger: Ledger, key: str, *, run: str = "quiet", cap: Cap | None = C
         study_digest="e" * 64,
         action="probe",
         label=f"probe {key}",
+        unit="record",
         event=event,
         planned=(event, event),
         atoms=("a0",),
@@ -77,6 +78,7 @@ def reserve_round(
         study_digest=study.digest(),
         action="train",
         label=f"round {number}",
+        unit="record",
         event=schedule.round_event,
         planned=schedule.planned,
         atoms=("a0",),
@@ -130,7 +132,7 @@ def test_the_next_round_of_a_study_that_is_under_way_costs_what_is_held_already(
     assert proposal.spent == pytest.approx(proposal.held)  # it is the last one
     reserve_round(ledger, study, 2)
     (beyond,) = budget_of(verified(ledger), CAP, study).proposals
-    assert beyond.label == "round 3"  # which the study does not plan: an extra
+    assert beyond.label == "round 1"  # that run is over: this is what another would cost
     assert beyond.held > proposal.held
 
 
@@ -173,11 +175,14 @@ def test_a_refused_proposal_is_refused_by_the_policy_too(
     study = make_study()
     for cap in (CAP, Cap(epsilon=4.0, delta=DELTA)):
         (proposal,) = budget_of(verified(ledger), cap, study).proposals
-        policy = SitePolicy(epsilon_cap=cap.epsilon, delta=cap.delta, allow_non_private=False)
+        policy = SitePolicy(
+            unit="record", epsilon_cap=cap.epsilon, delta=cap.delta, allow_non_private=False
+        )
         schedule = calibrate(study)
         one = Charge(
             key="k", run="run", study=study.name, study_digest=study.digest(), action="train",
             label="round 1", event=schedule.round_event, planned=schedule.planned,
+            unit="record",
             atoms=("a0",), cap=cap,
         )  # fmt: skip
         if proposal.admitted:
@@ -221,8 +226,9 @@ def test_the_sentences_read_well(ledger: Ledger, make_study: Callable[..., Study
     _, state, proposal = sentences(budget_of(verified(ledger), CAP, study))
     number = r"[\d.]+"
     assert re.fullmatch(
-        rf"Of atom a0 \(data set scans\), ε = {number} is spent, ε = {number} is held with what "
-        rf"started studies may still release, and ε = {number} remains for others\.",
+        rf"Of atom a0 \(data set scans\), ε = {number} is spent, and it will be {number} when the "
+        rf"started studies have finished; ε = {number} remains for others\. Several studies add up "
+        r"by a filter, which counts more than each study alone\.",
         state,
     )
     assert re.fullmatch(
@@ -239,7 +245,7 @@ def test_a_sealed_atom_and_one_without_privacy_are_named_as_such(
     cap = Cap(epsilon=8.0, delta=DELTA)
     reserve_round(ledger, study, 1, cap)
     _, state, _ = sentences(budget_of(verified(ledger), cap, study))
-    assert state.endswith("held for its only study; nothing else may use it, ever.")
+    assert state.endswith("its only study has finished; under this cap nothing else may use it.")
     other = make_study("name=other")
     _, _, refused = sentences(budget_of(verified(ledger), cap, other))
     assert refused.startswith("Round 1 of study other on atom a0 would be refused: atom a0 is seal")

@@ -403,7 +403,7 @@ def test_probes_move_by_no_more_than_their_sensitivity(
 def test_a_refusal_over_budget_is_the_same_whatever_the_data(
     make_site: MakeSite, make_study: MakeStudy, train_request: Ask
 ) -> None:
-    policy = SitePolicy(epsilon_cap=0.1, delta=1e-5, allow_non_private=False)
+    policy = SitePolicy(unit="record", epsilon_cap=0.1, delta=1e-5, allow_non_private=False)
     request = asked(train_request(make_study()))
     replies = [
         reply_of(make_site(folder=f"{n}", records=n, policy=policy), request) for n in (1, 40)

@@ -50,6 +50,7 @@ def charge(key: str, event: PrivacyEvent = STEPS, *, run: str = "r", atom: str =
         study_digest="d" * 64,
         action="train",
         label=f"round of {key}",
+        unit="record",
         event=event,
         planned=(event,),
         atoms=(atom,),
@@ -562,7 +563,9 @@ from tacit_common.privacy.events import GaussianRelease
 from tacit_common.privacy.spend import Spend
 
 path = Path(sys.argv[1])
-policy = SitePolicy(epsilon_cap=float(sys.argv[2]), delta=1e-5, allow_non_private=False)
+policy = SitePolicy(
+    unit="record", epsilon_cap=float(sys.argv[2]), delta=1e-5, allow_non_private=False
+)
 
 def open_ledger():
     identity = Identity.load_or_create(path.with_name("key"))
@@ -572,7 +575,7 @@ def charge(key, noise=3.0):
     event = GaussianRelease(noise_multiplier=noise)
     return Charge(
         key=key, run=key, study="s", study_digest="d" * 64, action="probe", label=key,
-        event=event, planned=(event,), atoms=("a0",), cap=policy.cap,
+        unit="record", event=event, planned=(event,), atoms=("a0",), cap=policy.cap,
     )
 """
 

@@ -26,7 +26,9 @@ NOTHING = NonPrivateRelease()
 
 
 def policy(cap: float, *, delta: float = DELTA, allow_non_private: bool = False) -> SitePolicy:
-    return SitePolicy(epsilon_cap=cap, delta=delta, allow_non_private=allow_non_private)
+    return SitePolicy(
+        unit="record", epsilon_cap=cap, delta=delta, allow_non_private=allow_non_private
+    )
 
 
 def charge(
@@ -44,6 +46,7 @@ def charge(
         study_digest="d" * 64,
         action="train",
         label=f"round {number}",
+        unit="record",
         event=event,
         planned=planned or (event,),
         atoms=("a0",),
@@ -156,7 +159,12 @@ def test_after_a_release_without_privacy_no_cap_can_be_kept() -> None:
     ids=str,
 )
 def test_a_policy_that_bounds_nothing_is_refused(wrong: dict[str, float]) -> None:
-    sound = {"epsilon_cap": 1.0, "delta": DELTA, "allow_non_private": False}
+    sound = {
+        "unit": "record",
+        "epsilon_cap": 1.0,
+        "delta": DELTA,
+        "allow_non_private": False,
+    }
     SitePolicy.model_validate(sound)
     with pytest.raises(ValidationError):
         SitePolicy.model_validate({**sound, **wrong})
@@ -164,7 +172,12 @@ def test_a_policy_that_bounds_nothing_is_refused(wrong: dict[str, float]) -> Non
 
 @pytest.mark.parametrize("field", ["epsilon_cap", "delta", "allow_non_private"])
 def test_no_field_of_a_policy_has_a_default(field: str) -> None:
-    sound = {"epsilon_cap": 1.0, "delta": DELTA, "allow_non_private": False}
+    sound = {
+        "unit": "record",
+        "epsilon_cap": 1.0,
+        "delta": DELTA,
+        "allow_non_private": False,
+    }
     del sound[field]
     with pytest.raises(ValidationError, match="Field required"):
         SitePolicy.model_validate(sound)

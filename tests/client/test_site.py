@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tacit_client.data import LabeledArraySource
+from tacit_client.data import ArraySource, LabeledArraySource
 from tacit_client.ledger import Ledger
 from tacit_client.policy import SitePolicy
 from tacit_client.site import Site
@@ -379,7 +379,7 @@ def test_without_privacy_a_repeated_request_repeats_itself(
 def test_a_request_over_budget_reads_nothing_and_reserves_nothing(
     make_site: MakeSite, study: Study, train_request: Ask, journal: list[str]
 ) -> None:
-    policy = SitePolicy(epsilon_cap=0.5, delta=1e-5, allow_non_private=False)
+    policy = SitePolicy(unit="record", epsilon_cap=0.5, delta=1e-5, allow_non_private=False)
     site = watched(make_site, journal, policy=policy)
     assert refused(site, train_request(study)) is RefusalCode.BUDGET
     assert journal == []
@@ -390,7 +390,7 @@ def test_the_budget_of_a_site_counts_every_study_and_run(
 ) -> None:
     """Each plan of ε = 8 is held whole; two fit below 15, whoever asks, and a third does not."""
     one, other = make_study(EVERYBODY), make_study(EVERYBODY, "seed=9")
-    policy = SitePolicy(epsilon_cap=15.0, delta=1e-5, allow_non_private=False)
+    policy = SitePolicy(unit="record", epsilon_cap=15.0, delta=1e-5, allow_non_private=False)
     site = make_site(policy=policy)
     site.answer(train_request(one, run="first"))
     site.answer(train_request(other, run="second"))
@@ -403,7 +403,7 @@ def test_a_plan_that_takes_the_whole_cap_is_finished_and_followed_by_nothing(
     make_site: MakeSite, make_study: MakeStudy, train_request: Ask
 ) -> None:
     study = make_study(EVERYBODY)
-    policy = SitePolicy(epsilon_cap=8.0, delta=1e-5, allow_non_private=False)
+    policy = SitePolicy(unit="record", epsilon_cap=8.0, delta=1e-5, allow_non_private=False)
     site = make_site(policy=policy)
     for number in (1, 2):
         site.answer(train_request(study, round=number))
@@ -417,12 +417,59 @@ def test_a_round_that_is_asked_for_again_with_other_parameters_is_no_part_of_the
 ) -> None:
     """Else a server could have round 1 as often as it likes, for one payment of the plan."""
     study = make_study(EVERYBODY)
-    policy = SitePolicy(epsilon_cap=8.0, delta=1e-5, allow_non_private=False)
+    policy = SitePolicy(unit="record", epsilon_cap=8.0, delta=1e-5, allow_non_private=False)
     site = make_site(policy=policy)
     request = train_request(study)
     site.answer(request)
     again = train_request(study, request.parameters + np.float32(1.0))
     assert refused(site, again) is RefusalCode.BUDGET
+    assert kinds(site).count("RESERVE") == 1
+
+
+def test_a_request_is_not_taken_up_on_data_that_it_was_not_paid_for(
+    make_site: MakeSite, study: Study, train_request: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The site died after it paid, and came back with more records."""
+    images = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    request = train_request(study)
+
+    def kill(*arguments: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as context:
+        context.setattr("tacit_client.site.local_update", kill)
+        with pytest.raises(Killed):
+            make_site(source=ArraySource(images[:40])).answer(request)
+    grown = make_site(source=ArraySource(images))
+    assert len(grown.atoms) == 2
+    assert refused(grown, request) is RefusalCode.REPLAY
+    assert kinds(grown) == ["RESERVE"]
+    same = make_site(source=ArraySource(images[:40]))
+    assert isinstance(same.answer(request), TrainReply)  # what was paid for may be done
+
+
+@pytest.mark.parametrize(("asked", "kept"), [("record", "subject"), ("subject", "record")])
+def test_a_site_admits_studies_of_its_own_unit_alone(
+    make_site: MakeSite, make_study: MakeStudy, train_request: Ask, asked: str, kept: str
+) -> None:
+    cap = ["privacy.records_per_subject=3"] if asked == "subject" else []
+    study = make_study(f"privacy.unit={asked}", *cap)
+    policy = SitePolicy(unit=kept, epsilon_cap=100.0, delta=1e-5, allow_non_private=False)
+    site = make_site(policy=policy)
+    assert refused(site, train_request(study)) is RefusalCode.POLICY
+    assert kinds(site) == []
+
+
+def test_a_unit_does_not_change_when_the_operator_changes_the_policy(
+    make_site: MakeSite, make_study: MakeStudy, train_request: Ask
+) -> None:
+    """A bound for records and one for subjects do not add up to either."""
+    by_record = make_study()
+    make_site().answer(train_request(by_record))
+    by_subject = make_study("privacy.unit=subject", "privacy.records_per_subject=3")
+    changed = SitePolicy(unit="subject", epsilon_cap=100.0, delta=1e-5, allow_non_private=False)
+    site = make_site(policy=changed)
+    assert refused(site, train_request(by_subject, run="second")) is RefusalCode.BUDGET
     assert kinds(site).count("RESERVE") == 1
 
 
@@ -457,7 +504,7 @@ def test_a_head_of_another_site_is_no_witness(
 def test_mode_none_needs_the_operators_leave(
     make_site: MakeSite, make_study: MakeStudy, no_privacy: str, train_request: Ask
 ) -> None:
-    strict = SitePolicy(epsilon_cap=1e6, delta=1e-5, allow_non_private=False)
+    strict = SitePolicy(unit="record", epsilon_cap=1e6, delta=1e-5, allow_non_private=False)
     site = make_site(policy=strict)
     assert refused(site, train_request(make_study(no_privacy))) is RefusalCode.POLICY
     assert kinds(site) == []

@@ -40,6 +40,7 @@ def charge(key: str, **changed: object) -> Charge:
         "study_digest": "d" * 64,
         "action": "probe",
         "label": key,
+        "unit": "record",
         "event": RELEASE,
         "planned": (RELEASE,),
         "atoms": ("a0",),

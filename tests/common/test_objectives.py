@@ -3,7 +3,6 @@
 import math
 import sys
 import types
-from collections.abc import Iterator
 
 import opacus
 import pytest
@@ -48,15 +47,6 @@ MAE = MaskedPlan(kind="masked", mask_ratio=0.6, decoder_width=12)
 SIMMIM = MaskedPlan(kind="masked", style="simmim", mask_ratio=0.6)
 BANK = BankContrastPlan(kind="bank_contrast", bank_size=5, projection_dim=7)
 SIMCLR = SimCLRPlan(kind="simclr", projection_dim=7, temperature=0.5)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """These tensors are tiny: a second thread costs more than it gives."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def study(

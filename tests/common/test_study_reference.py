@@ -61,7 +61,7 @@ def test_every_kind_of_a_section_has_a_heading_that_is_linked() -> None:
         ('encoder.kind = "vit"', "image_size", "4 ≤ integer ≤ 1024"),
         ('encoder.kind = "vit"', "patch_size", "integer ≥ 1"),
         ('privacy.mode = "local"', "epsilon", "number > 0"),
-        ('privacy.mode = "local"', "delta", "0 < number < 1"),
+        ('privacy.mode = "local"', "delta", "1e-12 ≤ number < 1"),
         ('privacy.mode = "local"', "sampling_rate", "0 < number ≤ 1"),
         ('objective.kind = "masked"', "style", '`"mae"` or `"simmim"`'),
         ("[federation]", "cohort_size", "integer ≥ 1"),

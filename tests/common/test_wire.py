@@ -30,7 +30,6 @@ from tacit_common.wire import (
     parameters_sha256,
 )
 
-Vector32 = np.ndarray[tuple[int], np.dtype[np.float32]]
 Vector64 = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 

@@ -30,7 +30,6 @@ from tacit_server.run_log import (
 )
 
 STUDY = "5" * 64
-Vector = np.ndarray[tuple[int], np.dtype[np.float32]]
 
 
 def every_event() -> list[LoggedEvent]:

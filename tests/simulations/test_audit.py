@@ -387,6 +387,6 @@ def test_a_bound_above_the_claim_exits_with_1_and_says_so(
 def test_the_folder_of_another_study_is_refused(
     command: Callable[..., tuple[int, str]],
 ) -> None:
-    command("--canaries", "20")
+    command("--canaries", "100")
     with pytest.raises(UsageError, match="another study"):
         command("--set", "seed=99")

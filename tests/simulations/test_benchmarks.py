@@ -126,6 +126,7 @@ def test_stages_put_back_what_they_watched() -> None:
     assert dict(vars(Nested)) == before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_threads")
 def test_local_step_measures_both_kinds_and_every_stage(tmp_path: Path) -> None:
     samples = local_step.step_times("0.2M", 4, 2, str(tmp_path))

@@ -19,7 +19,10 @@ import pytest
 import torch
 from dp_accounting.pld import PLDAccountant
 
+from tacit_client.ledger import read_export
 from tacit_common.encoders import embed, load_encoder
+from tacit_common.report.signing import parse_signed_report
+from tacit_common.report.verify import verify
 from tacit_common.study import StudyFile
 
 ROUNDS, SITES = 5, 3
@@ -182,7 +185,8 @@ def assert_whole(folder: Path) -> None:
     steps = [json.loads(line)["step"] for line in metrics]
     assert steps == [0, *range(1, ROUNDS + 1), ROUNDS]
 
-    report = json.loads((folder / "report.json").read_text())
+    text = (folder / "report.json").read_text()
+    report = json.loads(text)["report"]
     assert report["run"]["rounds_done"] == ROUNDS
     assert report["run"]["resumed"] == count(folder, "run_resumed") > 0
     labels = ["probe 0 before", *(f"round {n}" for n in range(1, ROUNDS + 1)), "probe 0 after"]
@@ -196,6 +200,9 @@ def assert_whole(folder: Path) -> None:
         assert site["epsilon_total"] == pytest.approx(total, abs=1e-6)
         assert site["releases"] == len(labels)
     assert report["privacy"]["epsilon_spent"] <= report["privacy"]["epsilon_target"]
+
+    ledgers = [read_export(path) for path in sorted(folder.glob("sites/*/ledger.db"))]
+    assert verify(parse_signed_report(text), ledgers, trusted_key=None) == []
 
     features = embed(load_encoder(folder / "encoder"), torch.rand(4, 1, 8, 8))
     assert features.shape == (4, 16)

@@ -53,6 +53,12 @@ def show(
 
     path = run / "report.json" if run.is_dir() else run
     signed = parse_signed_report(_read(path), source=path.name)
+    if not all(signed.is_genuine(signature) for signature in signed.signatures):
+        raise UsageError(
+            f"'{path.name}' was changed since it was signed",
+            why="the signature in it is not one of what it says now",
+            fix="get the report anew from who signed it; `tacit report verify` says what differs",
+        )
     if format_ == "json" and out is None:
         typer.echo(signed.canonical_json())
         return

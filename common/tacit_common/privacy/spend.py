@@ -29,8 +29,10 @@ from the start, because the filter's condition at a smaller budget implies it at
 A cap that was lowered far may leave no budget at that order, and so seal the atom.
 A release without privacy makes every later charge inadmissible.
 
-Each unit is counted as often as its study counted it. The cap is a statement on one
-record, and on one subject as far as the unit of each study is the subject. An atom with
+All charges of an atom are about one unit of privacy, a record or a subject, that of its first
+private charge; a charge about another is never admitted. Bounds for one do not add up to a
+bound for the other: a person has more than one record, and one record less of a person
+changes that person's clipped gradient by up to twice the clip norm. An atom with
 several parents holds units that turned out to be the same, and inherits all their charges.
 """
 
@@ -69,6 +71,7 @@ class Rule(StrEnum):
     FILTER = "filter"  # the Rényi filter
     SEALED = "sealed"  # the first plan needed PLD, so nothing but it is admitted
     CLOSED = "closed"  # the run was given up
+    UNIT = "unit"  # the atom's other charges protect another unit
     NON_PRIVATE = "non-private"  # a release without privacy: no cap can be kept
 
 
@@ -96,6 +99,8 @@ class Verdict:
                 )
             case Rule.CLOSED:
                 return "the rest of this run's plan was given up"
+            case Rule.UNIT:
+                return f"atom {self.atom} was charged for another unit of privacy"
             case Rule.NON_PRIVATE:
                 return f"atom {self.atom} was released without differential privacy"
             case _:
@@ -171,6 +176,7 @@ class _History:
         self._held: Counted = Counter()
         self._releases = 0
         self._non_private = False
+        self._unit: str | None = None  # of the first private charge
         for charge in charges:
             self.add(charge)
 
@@ -179,6 +185,7 @@ class _History:
         if charge.cap is None or not _is_private(charge):
             self._non_private = True
             return
+        self._unit = self._unit or charge.unit
         self._held += self._would_add(charge)
         if self._first is None:
             self._first = (self._opening(charge), charge.cap)
@@ -196,6 +203,8 @@ class _History:
     def verdict(self, atom: str, charge: Charge, cap: Cap) -> Verdict:
         if self._non_private or not _is_private(charge):
             return Verdict(atom, False, Rule.NON_PRIVATE, None)
+        if self._unit not in (None, charge.unit):
+            return Verdict(atom, False, Rule.UNIT, None)
         if charge.run in self._closed_runs:
             return Verdict(atom, False, Rule.CLOSED, None)
         held = self._held + self._would_add(charge)

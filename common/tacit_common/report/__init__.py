@@ -32,7 +32,6 @@ from tacit_common.report.schema import (
     SiteReport,
     Software,
     StudyRecord,
-    parse_report,
 )
 
 __all__ = [
@@ -63,7 +62,6 @@ __all__ = [
     "SiteReport",
     "Software",
     "StudyRecord",
-    "parse_report",
     "png_data_uri",
     "render_html",
     "write_report",

@@ -135,8 +135,9 @@ def _comes_after(charge: Charge, round_number: int) -> bool:
 def _of_run(total: _Total, run: str, delta: float | None) -> float | None:
     if delta is None or total.composition is None or total.epsilon is None:
         return None
+    # One run is one plan, fixed before its first release, so PLD bounds it by itself.
     events = [charge.event for charge in total.charges if charge.run == run]
-    return min(total.composition.epsilon(events, delta), total.epsilon)
+    return min(Composition("plan").epsilon(events, delta), total.epsilon)
 
 
 def _cap(charges: Sequence[Charge], delta: float | None) -> float | None:

@@ -14,10 +14,10 @@ from importlib.metadata import version
 from platform import python_version
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, ValidationError, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from tacit_common import __version__
-from tacit_common.errors import RefusalCode, UsageError
+from tacit_common.errors import RefusalCode
 from tacit_common.ledger_chain import SignedHead
 from tacit_common.privacy.events import PrivacyEvent
 from tacit_common.report.claims import LocalPrivacy, NoPrivacy
@@ -32,6 +32,7 @@ from tacit_common.report.parts import (
     SiteName,
     Text,
 )
+from tacit_common.sources import sources_sha256
 
 if TYPE_CHECKING:
     from tacit_common.probes.contract import Interval as ProbeInterval
@@ -98,6 +99,7 @@ class Software(Part):
     """Versions of what the result depends on."""
 
     tacit: Text
+    tacit_sha256: Digest = Field(description="Of Tacit's own Python files, names and contents.")
     torch: Text
     flwr: Text
     opacus: Text
@@ -109,6 +111,7 @@ class Software(Part):
         """The versions in this environment."""
         return cls(
             tacit=__version__,
+            tacit_sha256=sources_sha256(),
             torch=version("torch"),
             flwr=version("flwr"),
             opacus=version("opacus"),
@@ -134,7 +137,7 @@ class SiteReport(Part):
     epsilon_after_round: tuple[Epsilon, ...] | None = Field(
         description="Total ε spent when round 1, 2, … was over, at the report's δ."
     )
-    epsilon_run: Epsilon | None = Field(description="Of this run alone, at the report's δ.")
+    epsilon_run: Epsilon | None = Field(description="Of this run alone, by PLD, at the report's δ.")
     epsilon_total: Epsilon | None = Field(
         description="Of everything ever reserved, failed rounds, probes and other runs included."
     )
@@ -403,24 +406,6 @@ class Report(Part):
     def digest(self) -> str:
         """SHA-256 of the canonical JSON."""
         return hashlib.sha256(self.canonical_json().encode()).hexdigest()
-
-
-def parse_report(text: str, *, source: str = "report.json") -> Report:
-    """Read what `Report.canonical_json` wrote.
-
-    Raises:
-        UsageError: it is not a report of this version, or it contradicts itself.
-    """
-    try:
-        return Report.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the document"
-        raise UsageError(
-            f"{source} is not a report of schema version {SCHEMA_VERSION}",
-            why=f"{place}: {first['msg'].removeprefix('Value error, ')}",
-            fix="read it with the Tacit version that wrote it, or write the report anew",
-        ) from None
 
 
 def _canonical(document: JsonValue) -> str:

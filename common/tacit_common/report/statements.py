@@ -29,7 +29,7 @@ class UnitWords:
 _WORDS: dict[Unit, UnitWords] = {
     "record": UnitWords("one record", "record", "records"),
     "subject": UnitWords(
-        "one person with all of his or her records at this site", "person", "people"
+        "one subject (a person, say) with all of its records at this site", "subject", "subjects"
     ),
 }
 
@@ -72,7 +72,7 @@ def local_plain_statement(
         "record": ("all of its other records", "one particular record was used"),
         "subject": (
             "the records of everybody else there",
-            "the records of one particular person were used",
+            "the records of one particular subject were used",
         ),
     }[unit]
     return (
@@ -206,8 +206,8 @@ def local_not_covered(unit: Unit) -> tuple[str, ...]:
     many = {
         "record": "A person with several records. The bound is for one record; for k records it "
         "is not simply k times ε, but more.",
-        "subject": "Several people together, such as a family. The bound is for one person; for "
-        "k people it is not simply k times ε, but more.",
+        "subject": "Several subjects together, such as a family. The bound is for one subject; for "
+        "k subjects it is not simply k times ε, but more.",
     }[unit]
     words = _WORDS[unit]
     elsewhere = (
@@ -215,7 +215,7 @@ def local_not_covered(unit: Unit) -> tuple[str, ...]:
         if unit == "record"
         else (
             "A person whose records the site has filed under several names, or who has records "
-            "at several sites. Each of them counts as a person of its own.",
+            "at several sites. Each of them counts as a subject of its own.",
         )
     )
     return (
@@ -229,6 +229,8 @@ def local_not_covered(unit: Unit) -> tuple[str, ...]:
         "The last bits of floating-point gradients. They are formed for many records at once, and "
         "a server that crafts parameters to blow rounding up is not excluded by the proof.",
         "Other uses of the same records that are not in the ledgers behind these figures.",
+        "That data were added at a site, or that two of its data sets share records, be it one. "
+        "The number of the ledger's last row, which goes with every answer, may show it.",
         "Attacks on a site's machine or software, and a site whose software is not what it "
         "reviewed.",
     )
@@ -249,8 +251,9 @@ def sampler(*, unit: Unit) -> str:
     words = _WORDS[unit]
     return (
         f"Poisson sampling: every {words.noun} joins every step by its own secret coin flip, "
-        "from an AES-256 generator keyed by the operating system. Views are drawn from the same "
-        "generator. An empty sample still adds noise and still steps."
+        "from an AES-256 generator keyed by the operating system. The views of a step come from a "
+        "Mersenne Twister whose whole state is drawn from it anew. An empty sample still adds "
+        "noise and still steps."
     )
 
 
@@ -283,7 +286,7 @@ def training_mechanism(*, unit: Unit, records_per_subject: int | None) -> str:
         each = "one gradient for each sampled record"
     else:
         each = (
-            "one gradient for each sampled person, formed from "
+            "one gradient for each sampled subject, formed from "
             f"{_at_most(unit, records_per_subject)}"
         )
     return (

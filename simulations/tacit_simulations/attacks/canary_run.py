@@ -18,7 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tacit_client.gradients import UnitGradients
-from tacit_client.pretrain import PrivateStepGradient, StepGradient, local_update
+from tacit_client.pretrain import (
+    PrivateStepGradient,
+    StepGradient,
+    local_update,
+    noise_of_step,
+)
 from tacit_client.records import required_image_shape
 from tacit_client.resident import ResidentModel, gradient_path
 from tacit_client.units import Units
@@ -26,7 +31,7 @@ from tacit_common.data import DataSource
 from tacit_common.model import build_model
 from tacit_common.objectives.contract import Objective, PretrainModel
 from tacit_common.plugins import PluginTable
-from tacit_common.privacy.noise import LatticeGaussian, RandomSource
+from tacit_common.privacy.noise import RandomSource
 from tacit_common.study import LocalPrivacyPlan, Study
 from tacit_common.training import flatten_parameters
 from tacit_common.wire import RoundPlan, parameters_sha256
@@ -80,12 +85,6 @@ class CanaryRun:
         start = flatten_parameters(resident.model)
         source = WithCanaries(self.source, joined, required_image_shape(self.study.encoder))
         gradients = self.gradients(resident.model, resident.objective, privacy)
-        mechanism = LatticeGaussian(
-            l2_clip_norm=gradients.l2_sensitivity(privacy.l2_clip_norm),
-            dimension=len(start),
-            noise_multiplier=self.noise_multiplier,
-            source=self.random,
-        )
         plan = RoundPlan(
             run="audit",
             round=1,
@@ -100,7 +99,7 @@ class CanaryRun:
             Units.of(source, privacy.unit, privacy.records_per_subject),
             plan,
             privacy,
-            mechanism,
+            noise_of_step(gradients, privacy, self.noise_multiplier, self.random),
             self.random,
             declared_units=self.declared_units,
             physical_batch=self.physical_batch,

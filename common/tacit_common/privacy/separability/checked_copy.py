@@ -62,6 +62,24 @@ def memory_violations(before: dict[str, str], after: dict[str, str]) -> Iterator
         yield Violation(Clause.MEMORY, f"{min(changed)} changed")
 
 
+def first_use_violations(checked: CheckedCopy, one: Tensor, other: Tensor) -> Iterator[Violation]:
+    """What is kept of the first batch: two copies that began with other records must be equal.
+
+    A constant that is made on first use is the same in both. A statistic of the first batch
+    is not: in production that batch is private, and what it leaves reaches every later step.
+    """
+    memories = []
+    for records in (one, other):
+        twin = checked.twin()
+        with torch.no_grad():
+            twin.loss(twin.objective.views(records, seeded_generator("first use")))
+        memories.append(twin.memory())
+    before, after = memories
+    changed = [path for path in before | after if before.get(path) != after.get(path)]
+    if changed:
+        yield Violation(Clause.MEMORY, f"{min(changed)} depends on the records that came first")
+
+
 def in_float64(records: Tensor) -> Tensor:
     """Records on the CPU; floats as float64, whole numbers as they are."""
     return records.cpu().double() if records.is_floating_point() else records.cpu()

@@ -20,6 +20,7 @@ from tacit_common.errors import PrivacyConfigError
 from tacit_common.objectives.contract import Coupling, Objective, PretrainModel, Views
 from tacit_common.privacy.separability.checked_copy import (
     CheckedCopy,
+    first_use_violations,
     in_float64,
     memory_violations,
 )
@@ -62,6 +63,12 @@ def require_legal(coupling: Coupling, objective_name: str, privacy: PrivacyPlan)
     """
     if coupling is Coupling.NONE or isinstance(privacy, NoPrivacyPlan):
         return
+    if coupling is Coupling.BATCH and privacy.records_per_subject == 1:
+        raise PrivacyConfigError(
+            f"objective '{objective_name}' has nothing to compare",
+            why="it contrasts the records of one subject, and privacy.records_per_subject is 1",
+            fix="set privacy.records_per_subject to 2 or more",
+        )
     if (coupling, privacy.unit) in {(Coupling.BATCH, "subject"), (Coupling.LOGITS, "record")}:
         return
     if coupling is Coupling.LOGITS:
@@ -143,13 +150,14 @@ def _violations(
 ) -> Iterator[Violation]:
     """One clause after the other; the next one is tried only if it is asked for."""
     probed = range(LEAST_RECORDS)
+    unused = plain.twin()
     yield from view_violations(plain.objective, records[:LEAST_RECORDS], touched=probed)
 
     draw = seeded_generator("views of a check")
     views = plain.objective.views(records, draw)
     fresh = plain.objective.views(fresh_records(records), draw)
     few = views_of(views, probed)
-    # What is made on first use may stay: only what changes later is a memory.
+    # A constant that is made on first use may stay: only what changes later is a memory.
     path.rows(few)
     with torch.no_grad():
         plain.loss(views)
@@ -171,6 +179,7 @@ def _violations(
 
     yield from memory_violations(before[0], plain.memory())
     yield from memory_violations(before[1], hooked.memory(attributes=False))
+    yield from first_use_violations(unused, records, fresh_records(records))
 
 
 def _total_violations(plain: CheckedCopy, path: RowGradients, views: Views) -> Iterator[Violation]:

@@ -16,6 +16,7 @@ from tacit_common.encoders.contract import Encoder
 from tacit_common.objectives.contract import Objective, PretrainModel, Views
 from tacit_common.privacy.separability.checked_copy import (
     CheckedCopy,
+    first_use_violations,
     in_float64,
     memory_violations,
 )
@@ -90,6 +91,7 @@ def check_units_separate(
 def _violations(
     checked: CheckedCopy, path: ClippedSums, units: Sequence[Tensor]
 ) -> Iterator[Violation]:
+    unused = checked.twin()
     pool, pooled = _units_pool(units)
 
     def total(company: Company, l2_clip_norm: float = UNCLIPPED) -> Tensor:
@@ -102,7 +104,7 @@ def _violations(
         )
 
     alone = torch.stack([total([unit]) for unit in range(len(pooled))])
-    before = checked.memory()  # what is made on first use may stay
+    before = checked.memory()  # a constant that is made on first use may stay
 
     def added(company: Company) -> Rows:
         """The sum less what the others add when they are alone: one piece [U, P]."""
@@ -119,6 +121,7 @@ def _violations(
             detail = f"with records {kind}, at a tenth of the longest gradient"
             yield Violation(Clause.BOUNDED, detail)
     yield from memory_violations(before, checked.memory())
+    yield from first_use_violations(unused, units[0], fresh_records(units[0]))
 
 
 def _units_pool(units: Sequence[Tensor]) -> tuple[Pool, list[Tensor]]:

@@ -96,8 +96,8 @@ def audit(privacy: LocalPrivacy) -> Section:
     found = privacy.audit
     if found is None:
         sentence = (
-            "No audit was run: nobody tried to attack this run. The figures above are proven "
-            "bounds under the assumptions above, not measurements."
+            "This report records no audit: no attack on the program is part of it. The figures "
+            "above are proven bounds under the assumptions above, not measurements."
         )
         return Section("audit", title, (Paragraph(sentence),))
     bound = numbers.significant(found.epsilon_lower_bound)

@@ -143,6 +143,7 @@ def provenance(report: Report) -> Section:
         Fact("Finished", run.finished.strftime(_TIME)),
         Fact("Resumed", resumed if run.resumed else "never"),
         Fact("Tacit", software.tacit),
+        Fact("SHA-256 of Tacit's code", software.tacit_sha256),
         Fact("Python", software.python),
         Fact("PyTorch", software.torch),
         Fact("Flower", software.flwr),

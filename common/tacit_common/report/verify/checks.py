@@ -31,10 +31,10 @@ from tacit_common.report.verify.ledgers import check_heads, check_ledgers
 from tacit_common.report.verify.releases import check_releases
 
 NOT_CHECKED = (
-    "Nothing in a report or a ledger shows these, so they were not checked: what a site "
-    "declares of its size, hashes of parameters and their number, times, losses, norms of "
-    "updates, accuracies and pictures, assumptions, versions of software, and what an audit "
-    "counted."
+    "Nothing in a report or a ledger shows these, so they were not checked: that all sites of "
+    "the federation are listed, what a site declares of its size, hashes of parameters and their "
+    "number, times, losses, norms of updates, accuracies and pictures, assumptions, versions of "
+    "software, and what an audit counted."
 )
 
 

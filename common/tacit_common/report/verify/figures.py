@@ -68,7 +68,9 @@ def _check_epsilons(
         found.differs(f"{path}.spent", site.spent, f"at least {answered.steps} steps of training")
     least = 0.0 if answered is None else composition.epsilon([answered], privacy.delta)
     if site.epsilon_run is not None:
-        found.at_least(f"{path}.epsilon_run", site.epsilon_run, least, GRID)
+        alone = [] if answered is None else [answered]
+        by_plan = Composition("plan").epsilon(alone, privacy.delta)
+        found.at_least(f"{path}.epsilon_run", site.epsilon_run, by_plan, GRID)
         found.at_most(f"{path}.epsilon_run", site.epsilon_run, total, GRID)
     after = site.epsilon_after_round or ()
     for number, (before, now) in enumerate(itertools.pairwise((0.0, *after))):

@@ -1,13 +1,15 @@
 """Checks of a report against the ledgers of its sites: what the sites themselves wrote.
 
 A ledger may have grown since the report. Its rows up to the report's head are what the
-report is about; the rows after it are checked as a chain, and otherwise left alone.
+report is about. Of the rows after it, charges of the same run contradict the report, which
+left them out; those of other runs are pointed out.
 """
 
 from collections.abc import Sequence
 
 from tacit_common.errors import LedgerError
 from tacit_common.ledger_chain import LedgerExport, VerifiedLedger, verify_rows
+from tacit_common.privacy.spend import Spend
 from tacit_common.report.account import SiteAccount, may_have_left, site_account
 from tacit_common.report.claims import LocalPrivacy
 from tacit_common.report.recompute import grouped
@@ -35,11 +37,12 @@ def check_ledgers(report: Report, exports: Sequence[LedgerExport]) -> list[Check
     checks, seen = [], set()
     for number, export in enumerate(exports):
         found = Comparison()
-        name = _check_export(found, f"ledger[{number}]", report, export)
+        name, later = _check_export(found, f"ledger[{number}]", report, export)
         if name in seen:
             found.differs(f"ledger[{number}]", name, "one export for each site")
         seen.add(name)
-        checks.append(found.check("ledger", f"The report says of {name} what its ledger says."))
+        claim = f"The report says of {name} what its ledger says."
+        checks.append(found.check("ledger", claim, note=later))
     missing = [site.name for site in report.sites if site.name not in seen]
     if missing:
         checks.append(
@@ -48,32 +51,66 @@ def check_ledgers(report: Report, exports: Sequence[LedgerExport]) -> list[Check
     return checks
 
 
-def _check_export(found: Comparison, export_path: str, report: Report, export: LedgerExport) -> str:
-    """Compare, and return the site's name as the export has it."""
+def _check_export(
+    found: Comparison, export_path: str, report: Report, export: LedgerExport
+) -> tuple[str, str | None]:
+    """Compare; returns the site's name as the export has it, and what came after the report."""
     try:
         whole = verify_rows(export.rows)
     except LedgerError as error:
         found.differs(export_path, error.what, error.why)
-        return export_path
+        return export_path, None
     name = whole.genesis.site
     numbered = [(i, site) for i, site in enumerate(report.sites) if site.name == name]
     if not numbered:
         found.differs(export_path, name, "a site of the report")
-        return name
+        return name, None
     ((i, site),) = numbered
     path = f"sites[{i}]"
-    found.same(f"{path}.ledger.public_key", site.ledger.public_key, whole.genesis.public_key)
+    if site.ledger.public_key != whole.genesis.public_key:
+        stated, other = site.ledger.public_key, whole.genesis.public_key
+        found.differs(f"{path}.ledger.public_key", stated, f"{other}; nothing else was compared")
+        return name, None
     rows = export.rows[: site.ledger.seq + 1]
     if len(rows) <= site.ledger.seq:
         found.differs(
             f"{path}.ledger.seq", site.ledger.seq, f"an export that ends at {len(rows) - 1}"
         )
-        return name
+        return name, None
     found.same(f"{path}.ledger.hash", site.ledger.hash, rows[-1].hash)
     ledger = whole if len(rows) == len(export.rows) else verify_rows(rows)
     _check_account(found, path, report, site, ledger)
     _check_run(found, report, site, ledger)
-    return name
+    return name, _check_later(found, f"{path}.ledger.seq", report, ledger, whole)
+
+
+def _check_unit(
+    found: Comparison, privacy: LocalPrivacy, site: SiteReport, ledger: VerifiedLedger
+) -> None:
+    """Every charge of the data behind the statement is about the unit of the statement."""
+    spend = Spend.of(ledger)
+    for charge in ledger.charges:
+        behind = charge.unit is not None and set(spend.touched(charge)) & set(site.atoms)
+        if behind and charge.unit != privacy.unit:
+            other = f"{charge.unit}, by '{charge.label}' at {site.name}"
+            found.differs("privacy.unit", privacy.unit, other)
+            return
+
+
+def _check_later(
+    found: Comparison, path: str, report: Report, ledger: VerifiedLedger, whole: VerifiedLedger
+) -> str | None:
+    """What was reserved after the report's head: none of it may be of the report's own run."""
+    later = whole.charges[len(ledger.charges) :]
+    of_this_run = sum(charge.run == report.run.id for charge in later)
+    if of_this_run:
+        found.differs(path, ledger.head.seq, f"a head after {of_this_run} more of this run")
+    if len(later) > of_this_run:
+        return (
+            f"since this report {len(later) - of_this_run} more releases of other runs were paid "
+            "for; `tacit site budget` has the total of today"
+        )
+    return None
 
 
 def _check_account(
@@ -118,6 +155,7 @@ def _check_run(found: Comparison, report: Report, site: SiteReport, ledger: Veri
         stated = grouped(release.event for release in report.privacy.releases)
         for planned in {grouped(charge.planned) for charge in own}:
             found.sequences("privacy.releases", stated, planned)
+        _check_unit(found, report.privacy, site, ledger)
     left = {charge.label for charge in own if may_have_left(ledger, charge)}
     for i, seen in enumerate(report.rounds):
         if site.name in seen.answered and f"round {seen.number}" not in left:

@@ -13,6 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+from tests.common.report.wording import local_wording, none_wording
 
 from tacit_common import report as r
 from tacit_common.errors import RefusalCode
@@ -138,24 +139,7 @@ def local_privacy(spent: float, *, subject: bool, audited: bool) -> r.LocalPriva
     )
     return r.LocalPrivacy(
         mode="local",
-        plain_statement=statements.local_plain_statement(
-            epsilon=spent, delta=DELTA, unit=unit, trade_off=trade_off
-        ),
-        formal_statement=statements.local_formal_statement(
-            epsilon=spent, delta=DELTA, unit=unit, records_per_subject=cap
-        ),
-        setting=statements.LOCAL_SETTING,
-        accesses_covered=statements.local_accesses_covered(unit=unit, has_probes=True),
-        accesses_excluded=(
-            *statements.LOCAL_ACCESSES_EXCLUDED,
-            *statements.SIMULATION_ACCESSES_EXCLUDED,
-        ),
-        outputs=statements.local_outputs(has_probes=True),
-        unit=unit,
-        records_per_subject=cap,
-        adjacency="zero-out",
-        adversary=statements.LOCAL_ADVERSARY,
-        transcript=statements.LOCAL_TRANSCRIPT,
+        **local_wording(unit=unit, cap=cap, epsilon=spent, delta=DELTA, trade_off=trade_off),
         epsilon_target=8.0,
         epsilon_spent=spent,
         delta=DELTA,
@@ -176,9 +160,6 @@ def local_privacy(spent: float, *, subject: bool, audited: bool) -> r.LocalPriva
                 noise_stddev=7.4264,
             ),
         ),
-        sampler=statements.sampler(unit=unit),
-        noise=statements.NOISE,
-        floating_point=statements.FLOATING_POINT,
         accountants=(
             r.AccountantFigure(
                 method="PLD",
@@ -207,7 +188,6 @@ def local_privacy(spent: float, *, subject: bool, audited: bool) -> r.LocalPriva
         groups=tuple(
             r.GroupFigure(units=k, epsilon=gaussian_epsilon(k * mu, DELTA)) for k in (1, 2, 4, 8)
         ),
-        tuning=statements.TUNING,
         assumptions=(
             r.Assumption(
                 text="No record is held by two sites",
@@ -224,10 +204,6 @@ def local_privacy(spent: float, *, subject: bool, audited: bool) -> r.LocalPriva
                 held=False,
                 why="site-4 holds fewer, so its expected batch is smaller; the bound still holds.",
             ),
-        ),
-        not_covered=(
-            *statements.local_not_covered(unit=unit),
-            *statements.SIMULATION_NOT_COVERED,
         ),
         audit=r.Audit(
             claimed_epsilon=1.0,
@@ -246,13 +222,10 @@ def local_privacy(spent: float, *, subject: bool, audited: bool) -> r.LocalPriva
 def no_privacy() -> r.NoPrivacy:
     return r.NoPrivacy(
         mode="none",
-        plain_statement=statements.NO_DIFFERENTIAL_PRIVACY_PLAIN,
-        formal_statement=statements.NO_DIFFERENTIAL_PRIVACY_FORMAL,
+        **none_wording(),
         sampling_rate=0.1,
         steps=240,
-        outputs=statements.none_outputs(has_probes=True),
         assumptions=(),
-        not_covered=statements.NONE_NOT_COVERED,
     )
 
 

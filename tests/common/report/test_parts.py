@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import norm
@@ -160,7 +160,7 @@ def test_formal_statements_name_unit_cap_adjacency_epsilon_and_delta() -> None:
     subject = statements.local_formal_statement(
         epsilon=7.9041, delta=1e-5, unit="subject", records_per_subject=4
     )
-    assert "one person with all of his or her records at this site" in subject
+    assert "one subject (a person, say) with all of its records at this site" in subject
     assert "a step uses at most 4 records" in subject
     assert "at most" not in record
 
@@ -175,7 +175,7 @@ def test_without_privacy_the_statements_say_so() -> None:
 
 @pytest.mark.parametrize("unit", ["record", "subject"])
 def test_sentences_speak_of_the_unit_and_of_no_other(unit: statements.Unit) -> None:
-    own, other = ("record", "person") if unit == "record" else ("person", "single record")
+    own, other = ("record", "subject") if unit == "record" else ("subject", "single record")
     sentences = [
         *statements.local_not_covered(unit),
         statements.sampler(unit=unit),
@@ -259,10 +259,12 @@ finite = st.floats(min_value=-1e6, max_value=1e6)
 
 
 @given(finite, finite)
+@example(0.0, -1.6e-305)
 def test_ticks_cover_the_values_and_are_few(a: float, b: float) -> None:
     low, high = min(a, b), max(a, b)
     ticks = plots.nice_ticks(low, high)
-    slack = 1e-6 * max(abs(low), abs(high), 1e-300)
+    # Values that lie closer than the smallest span are taken for one.
+    slack = max(1e-6 * max(abs(low), abs(high)), plots.SMALLEST_SPAN)
     assert ticks[0] <= low + slack
     assert ticks[-1] >= high - slack
     assert 2 <= len(ticks) <= 8

@@ -241,14 +241,14 @@ def test_page_shows_groups_against_one_unit(example_report: Example) -> None:
     for group in report.privacy.groups:
         times = numbers.significant(group.epsilon / one)
         assert row_of(text, str(group.units), at_least_as_large(group.epsilon), times)
-    assert "People together" in text
+    assert "Subjects together" in text
 
 
 def test_page_names_unit_and_contribution_cap(example_report: Example) -> None:
     person = Page(render_html(example_report(subject=True))).text
     record = Page(render_html(example_report())).text
-    assert "for any one person, with ε" in person
-    assert "one person with all of his or her records at this site" in person
+    assert "for any one subject, with ε" in person
+    assert "one subject (a person, say) with all of its records at this site" in person
     assert row_of(person, "Contribution cap m", "4")
     assert "for any one record, with ε" in record
     assert "Contribution cap" not in record
@@ -262,8 +262,8 @@ def test_page_shows_an_audit_beside_the_claim_or_says_that_there_is_none(
     assert "with noise for ε = 1.00, shows that ε is at least 0.423." in with_audit
     assert "never a guarantee" in with_audit
     assert "131 of 200" in with_audit
-    assert "No audit was run" in without
-    assert "No audit was run" not in with_audit
+    assert "This report records no audit" in without
+    assert "This report records no audit" not in with_audit
 
 
 def test_page_says_how_to_verify_it_and_who_signed(example_report: Example) -> None:

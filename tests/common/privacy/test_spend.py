@@ -53,6 +53,7 @@ def charge(
         study_digest="d" * 64,
         action="train",
         label=label or f"round {number}",
+        unit="record",
         event=event,
         planned=planned,
         atoms=atoms,

@@ -323,7 +323,8 @@ def test_where_no_rate_buys_90_percent_the_one_that_buys_most_is_recommended() -
 # --- too small, and what would help ------------------------------------------------------
 
 
-@pytest.mark.parametrize("delta", [DELTA, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("delta", [DELTA, None])
 def test_the_least_records_sites_parameters_and_epsilon_hold_when_planned_again(
     delta: float | None,
 ) -> None:
