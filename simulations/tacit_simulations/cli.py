@@ -168,11 +168,13 @@ def check_study(study: StudyArgument = "digits", set_: SetOption = None) -> None
     """Say whether a study can run, and what it would cost."""
     from tacit_common.privacy.plan import calibrate
     from tacit_simulations.recipes import named_study
+    from tacit_simulations.rehearsal import in_words
     from tacit_simulations.simulate import check, require_affordable
 
     resolved = named_study(study, set_)
-    check(resolved)
+    plan = check(resolved)
     require_affordable(resolved)
+    holdings = in_words(resolved, plan)
     schedule = calibrate(resolved.travelling())
     if schedule.noise_multiplier is None:
         typer.echo(f"{resolved.name}: sound; no differential privacy")
@@ -182,6 +184,7 @@ def check_study(study: StudyArgument = "digits", set_: SetOption = None) -> None
             f"{schedule.target_epsilon:g} at δ {schedule.delta:g} for each site, "
             f"noise multiplier {schedule.noise_multiplier:.3f}"
         )
+    typer.echo(holdings)
 
 
 @study_app.command("schema")

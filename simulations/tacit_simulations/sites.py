@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tacit_client.atoms import bind
 from tacit_client.budget import IDENTITY_NAME, LEDGER_NAME
-from tacit_client.data import LabeledArraySource
+from tacit_client.data import ArraySource, LabeledArraySource
 from tacit_client.ledger import Ledger
 from tacit_client.outbox import Outbox
 from tacit_client.policy import SitePolicy
@@ -90,6 +90,10 @@ class SimulatedSites:
                     fix="restore study.toml, or start a new run",
                 )
 
+    def source(self, index: int) -> ArraySource:
+        """The records of a site."""
+        return self._images().train.take(self._share(index))
+
     def open(self, index: int) -> Site:
         """The site with this number, its ledger verified; the last few stay open."""
         key = (self.folder, index)
@@ -99,7 +103,7 @@ class SimulatedSites:
         torch.set_num_threads(self.plan.threads)  # in a worker process too
         _keep_log(self.home / "log.txt")
         directory = self.ledger_path(index).parent
-        source = self._images().train.take(self._share(index))
+        source = self.source(index)
         identity = Identity.load_or_create(directory / IDENTITY_NAME)
         # One machine holds all sites: what it loses in a power cut, it loses whole.
         ledger = Ledger(

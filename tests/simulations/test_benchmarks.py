@@ -16,6 +16,7 @@ from tacit_simulations.benchmarks import (
     Record,
     ledger,
     local_step,
+    noise,
     round_overhead,
     startup,
 )
@@ -32,6 +33,7 @@ SMALLEST: dict[str, Callable[[Track], list[Figure]]] = {
     "ledger": partial(
         ledger.measure, ledger.Plan(requests=3, reserves=5, opens=1, groups=2, records=4)
     ),
+    "noise": partial(noise.measure, noise.Plan(draws=1000, repetitions=2)),
     "round_overhead": partial(
         round_overhead.measure,
         round_overhead.Plan(
@@ -160,7 +162,7 @@ def test_failed_measurement_is_an_error_that_shows_what_it_printed() -> None:
 
 
 def test_unknown_benchmark_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="startup, local_step, ledger, round_overhead"):
+    with pytest.raises(UsageError, match="startup, local_step, ledger, noise, round_overhead"):
         command.benchmark(["no_such_benchmark"])
 
 

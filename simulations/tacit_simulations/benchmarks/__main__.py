@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tacit_common.cli import run_command
 from tacit_common.errors import UsageError
-from tacit_simulations.benchmarks import ledger, local_step, round_overhead, startup
+from tacit_simulations.benchmarks import ledger, local_step, noise, round_overhead, startup
 from tacit_simulations.benchmarks.measure import Track
 from tacit_simulations.benchmarks.record import Figure, new_record
 
@@ -31,6 +31,10 @@ BENCHMARKS: dict[str, tuple[Callable[[Track], list[Figure]], Callable[[Track], l
     "ledger": (
         partial(ledger.measure, ledger.FULL),
         partial(ledger.measure, ledger.QUICK),
+    ),
+    "noise": (
+        partial(noise.measure, noise.FULL),
+        partial(noise.measure, noise.QUICK),
     ),
     "round_overhead": (
         partial(round_overhead.measure, round_overhead.FULL),
