@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from tacit_common.errors import LedgerError
+from tacit_common.errors import LedgerError, UsageError
 from tacit_common.identity import Identity, is_signed
 from tacit_common.privacy.events import PrivacyEvent
 
@@ -250,12 +250,12 @@ def parse_export(text: str, *, source: str) -> LedgerExport:
     """Read what `LedgerExport.model_dump_json` wrote.
 
     Raises:
-        LedgerError: it is not an export of this version.
+        UsageError: it is not an export of this version.
     """
     try:
         return _EXPORT.validate_json(text)
     except ValidationError:
-        raise LedgerError(
+        raise UsageError(
             f"'{source}' is not a ledger's export",
             why="it does not have the fields of one, or was written by another version",
             fix="make it with: tacit site budget FOLDER --export FILE",

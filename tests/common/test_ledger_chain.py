@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tacit_common.errors import LedgerError
+from tacit_common.errors import LedgerError, UsageError
 from tacit_common.identity import Identity, is_signed
 from tacit_common.ledger_chain import (
     NO_PREDECESSOR,
@@ -208,7 +208,7 @@ def test_an_export_is_read_back_as_it_was_written() -> None:
 
 @pytest.mark.parametrize("text", ["", "{}", '{"rows": []}', '{"rows": [{}]}'])
 def test_a_file_that_is_no_export_is_refused(text: str) -> None:
-    with pytest.raises(LedgerError, match="not a ledger's export"):
+    with pytest.raises(UsageError, match="not a ledger's export"):
         parse_export(text, source="x")
 
 

@@ -51,7 +51,7 @@ def show(
     from tacit_common.report.render import render_html
     from tacit_common.report.signing import parse_signed_report
 
-    path = run / "report.json" if run.is_dir() else run
+    path = _report_of(run)
     signed = parse_signed_report(_read(path), source=path.name)
     if not all(signed.is_genuine(signature) for signature in signed.signatures):
         raise UsageError(
@@ -104,7 +104,7 @@ def verify(
 
     trusted = None if key is None else _public_key(key)
     exports = [_export(path) for path in ledger or ()]
-    path = file / "report.json" if file.is_dir() else file
+    path = _report_of(file)
     document = read_document(_read(path), source=path.name)
     checks = (
         [document]
@@ -165,6 +165,18 @@ def _as_json(checks: "Sequence[Check]") -> str:
         "not_checked": NOT_CHECKED,
     }
     return json.dumps(document, indent=2, ensure_ascii=False)
+
+
+def _report_of(run: Path) -> Path:
+    """The report of a run's folder, or the file itself."""
+    path = run / "report.json" if run.is_dir() else run
+    if run.is_dir() and not path.exists():
+        raise UsageError(
+            f"'{run.name}' has no report",
+            why="a run writes it when all of its rounds are done",
+            fix=f"finish the run: tacit simulate --resume {run}",
+        )
+    return path
 
 
 def _export(path: Path) -> "LedgerExport":

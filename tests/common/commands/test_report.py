@@ -9,7 +9,7 @@ from tests.common.report.verify.tampering import changed, less, resigned
 from typer.testing import CliRunner
 
 from tacit_common.commands.report import report_app
-from tacit_common.errors import TacitError
+from tacit_common.errors import TacitError, UsageError
 from tacit_common.identity import Identity
 from tacit_common.report.signing import fingerprint
 from tacit_common.report.verify.checks import NOT_CHECKED
@@ -94,6 +94,28 @@ def test_a_key_or_a_file_that_is_none_is_a_usage_error(files: tuple[Path, list[P
         result = CliRunner().invoke(report_app, [str(argument) for argument in arguments])
         assert result.exit_code != 0
         assert isinstance(result.exception, TacitError), result.exception
+
+
+def test_a_changed_report_is_not_drawn(files: tuple[Path, list[Path]]) -> None:
+    """A page says nothing of signatures that a reader would check: so there is no page."""
+    folder, _ = files
+    path = folder / "report.json"
+    path.write_text(path.read_text().replace('"epsilon_spent":', '"epsilon_spent": '))
+    assert run(folder)[0] == 0  # the same document, other bytes
+    document = json.loads(path.read_text())
+    document["report"]["software"]["python"] = "2.7"
+    path.write_text(json.dumps(document))
+    for arguments in ((folder,), (path, "--format", "pdf")):
+        result = CliRunner().invoke(report_app, [str(argument) for argument in arguments])
+        assert isinstance(result.exception, UsageError)
+        assert "changed since it was signed" in str(result.exception)
+
+
+def test_a_run_that_is_not_finished_has_no_report(tmp_path: Path) -> None:
+    for command in (["verify"], []):
+        result = CliRunner().invoke(report_app, [*command, str(tmp_path)])
+        assert isinstance(result.exception, UsageError)
+        assert "tacit simulate --resume" in result.exception.fix
 
 
 @pytest.mark.parametrize("given_as", ["folder", "file"])

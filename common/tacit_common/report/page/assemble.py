@@ -33,7 +33,11 @@ def headline(report: Report) -> str:
     """The result in one sentence."""
     run, several = report.run, len(report.sites) > 1
     verb = "trained" if run.status == "complete" else "began to train"
-    who = f"{numbers.in_words(len(report.sites))} simulated site{'s' if several else ''} {verb} "
+    took_part = sum(site.rounds_answered > 0 for site in report.sites)
+    count = numbers.in_words(len(report.sites))
+    if 0 < took_part < len(report.sites):  # a site that only ever refused trained nothing
+        count = f"{numbers.in_words(took_part)} of {count.lower()}"
+    who = f"{count} simulated site{'s' if several else ''} {verb} "
     what = "one encoder together" if several else "an encoder"
     halt = "" if run.status == "complete" else f" and stopped after round\xa0{run.rounds_done}"
     if not isinstance(report.privacy, LocalPrivacy):
