@@ -170,7 +170,7 @@ def budget_of(ledger: VerifiedLedger, cap: Cap, study: Study | None = None) -> B
         ],
         runs=_runs(ledger, cap, spend, spends),
         study=None if study is None else study.name,
-        proposals=[] if study is None else _proposals(ledger, cap, study),
+        proposals=[] if study is None else _proposals(ledger, spend, cap, study),
     )
 
 
@@ -243,9 +243,9 @@ def _shares(
 # --- a study ---------------------------------------------------------------------------
 
 
-def _proposals(ledger: VerifiedLedger, cap: Cap, study: Study) -> list[Proposal]:
-    charge = _next_round(ledger, cap, study)
-    before, after = Spend.of(ledger), Spend.of(ledger)
+def _proposals(ledger: VerifiedLedger, before: Spend, cap: Cap, study: Study) -> list[Proposal]:
+    charge = _next_round(ledger, before.atoms, cap, study)
+    after = Spend.of(ledger)
     if not before.atoms:  # a site without a history: any data of it is new
         new = Atom(atom=charge.atoms[0], lineage="", parents=(), tags_sha256="0" * 64)
         before.add_atom(new)
@@ -273,7 +273,7 @@ def _why(verdict: Verdict, charge: Charge) -> str:
     return verdict.why
 
 
-def _next_round(ledger: VerifiedLedger, cap: Cap, study: Study) -> Charge:
+def _next_round(ledger: VerifiedLedger, atoms: tuple[str, ...], cap: Cap, study: Study) -> Charge:
     """The charge of the study's next round: in its newest open run, or in a new one."""
     digest = study.digest()
     blocks = [
@@ -300,6 +300,6 @@ def _next_round(ledger: VerifiedLedger, cap: Cap, study: Study) -> Charge:
         unit=privacy.unit if isinstance(privacy, LocalPrivacyPlan) else None,
         event=schedule.round_event,
         planned=schedule.planned,
-        atoms=Spend.of(ledger).atoms or ("a0",),
+        atoms=atoms or ("a0",),
         cap=cap if isinstance(privacy, LocalPrivacyPlan) else None,
     )

@@ -17,7 +17,7 @@ from tacit_common.errors import PrivacyConfigError
 from tacit_common.objectives.contract import Objective, PretrainModel, Views
 from tacit_common.privacy.clipping import CompensatedSum, clipped_sum
 from tacit_common.privacy.mechanism import PrivacyMechanism
-from tacit_common.training import trained_parameters, views_for
+from tacit_common.training import trained_parameters, trained_size, views_for
 
 
 class PerUnitGradients:
@@ -40,7 +40,7 @@ class PerUnitGradients:
     @property
     def size(self) -> int:
         """Number of trained parameters, P."""
-        return sum(parameter.numel() for parameter in self._parameters)
+        return trained_size(self._model)
 
     def l2_sensitivity(self, l2_clip_norm: float) -> float:
         """One unit is one clipped gradient: C."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from tacit_common.errors import PrivacyConfigError
 from tacit_common.objectives.contract import Objective, PretrainModel
 from tacit_common.privacy.clipping import CompensatedSum, clipped_sum
-from tacit_common.training import trained_parameters, views_for
+from tacit_common.training import trained_parameters, trained_size, views_for
 
 
 class InUnitGradients:
@@ -27,7 +27,7 @@ class InUnitGradients:
     @property
     def size(self) -> int:
         """Number of trained parameters, P."""
-        return sum(parameter.numel() for parameter in self._parameters)
+        return trained_size(self._model)
 
     def l2_sensitivity(self, l2_clip_norm: float) -> float:
         """One unit is one clipped gradient: C."""

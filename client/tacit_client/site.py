@@ -42,7 +42,7 @@ from tacit_common.privacy.noise import RandomSource
 from tacit_common.privacy.plan import PrivacySchedule
 from tacit_common.privacy.separability import Certificates
 from tacit_common.study import LocalPrivacyPlan, PrivacyPlan, Study
-from tacit_common.training import trained_parameters
+from tacit_common.training import trained_size
 from tacit_common.wire import (
     DescribeRequest,
     ProbePlan,
@@ -309,7 +309,7 @@ def _check_fits(request: TrainRequest | ProbeRequest, resident: ResidentModel) -
     Raises:
         SiteRefusal: parts of the request contradict each other or the study's model.
     """
-    size = sum(parameter.numel() for _, parameter in trained_parameters(resident.model))
+    size = trained_size(resident.model)
     if len(request.parameters) != size:
         raise _unfit(f"{len(request.parameters)} parameters are sent for a model of {size}")
     if parameters_sha256(request.parameters) != request.plan.parameters_sha256:

@@ -10,6 +10,7 @@ names mean).
 
 import hashlib
 import json
+import math
 from typing import Annotated, Literal, Self
 
 import tomli_w
@@ -255,6 +256,14 @@ class FederationPlan(_Plan):
     strategy: StrategyPlan = Field(
         default=FedAvgPlan(kind="fedavg"), description="How the server uses the mean update."
     )
+
+    def asked_of(self, registered: int) -> int:
+        """How many of `registered` sites are asked in a round."""
+        return min(self.cohort_size or registered, registered)
+
+    def quorum_of(self, asked: int) -> int:
+        """How many of `asked` sites must answer for a round to count."""
+        return max(1, math.ceil(self.quorum * asked - 1e-9))
 
 
 class WarmStartPlan(_Plan):

@@ -20,6 +20,11 @@ def trained_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
 
+def trained_size(model: nn.Module) -> int:
+    """Number of trained parameters, P."""
+    return sum(p.numel() for _, p in trained_parameters(model))
+
+
 def flatten_parameters(model: nn.Module) -> ParameterVector:
     """A copy of all trained parameters as one float32 vector [P]."""
     parts = [p.detach().reshape(-1) for _, p in trained_parameters(model)]
@@ -35,7 +40,7 @@ def load_parameters(model: nn.Module, flat: ParameterVector) -> None:
         WireError: the vector has another length than the model's parameters.
     """
     parameters = trained_parameters(model)
-    expected = sum(p.numel() for _, p in parameters)
+    expected = trained_size(model)
     if flat.shape != (expected,):
         raise WireError(
             "a parameter vector does not fit the model",

@@ -1,6 +1,5 @@
 """Who takes part: the sites that described themselves, and the cohort of a round."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -81,19 +80,14 @@ def choose_cohort(
 
     Sites sampled by the server do not amplify privacy: the server knows the sample.
     """
-    size = federation.cohort_size
-    if size is None or size >= len(participants):
+    size = federation.asked_of(len(participants))
+    if size == len(participants):
         return participants
     generator = seeded_generator(seed, "cohort", round_number)
     chosen = np.random.default_rng(generator.initial_seed()).choice(
         len(participants), size=size, replace=False
     )
     return [participants[index] for index in sorted(chosen)]
-
-
-def quorum_of(asked: int, federation: FederationPlan) -> int:
-    """How many of `asked` sites must answer for a round to count."""
-    return max(1, math.ceil(federation.quorum * asked - 1e-9))
 
 
 def weight_of(participant: Participant, federation: FederationPlan) -> float:

@@ -20,7 +20,7 @@ from tacit_common.privacy.plan import PrivacySchedule
 from tacit_common.strategy import ParameterVector, Strategy, StrategyState
 from tacit_common.study import FederationPlan, Study
 from tacit_common.wire import Refusal, RoundPlan, TrainReply, TrainRequest, parameters_sha256
-from tacit_server.cohort import Participant, choose_cohort, quorum_of, weight_of
+from tacit_server.cohort import Participant, choose_cohort, weight_of
 from tacit_server.exchange import Answer, Exchange, Failure
 from tacit_server.run_log import RoundFinished
 
@@ -53,7 +53,7 @@ class Tally:
 
     def require_quorum(self, cohort: list[Participant], plan: FederationPlan, what: str) -> None:
         """Raises QuorumError if too few of the cohort answered."""
-        needed = quorum_of(len(cohort), plan)
+        needed = plan.quorum_of(len(cohort))
         if len(self.answered) >= needed:
             return
         reasons = ", ".join(f"{site}: {code}" for site, code in sorted(self.failed.items()))

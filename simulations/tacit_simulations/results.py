@@ -39,7 +39,6 @@ from tacit_common.report.recompute import figures_of_site
 from tacit_common.study import BlockSubjects, LocalPrivacyPlan, NoPrivacyPlan, StudyFile
 from tacit_common.wire import parameters_sha256
 from tacit_server.checkpoint import RunState
-from tacit_server.cohort import quorum_of
 from tacit_server.run_log import (
     ProbeFinished,
     RoundFinished,
@@ -159,11 +158,11 @@ def _site_report(
 def _cohorts(study: StudyFile, state: RunState, rounds: list[RoundFinished]) -> Cohorts:
     started = next(event for event in state.events if isinstance(event, RunStarted))
     registered = len(started.sites)
-    asked = min(study.federation.cohort_size or registered, registered)
+    asked = study.federation.asked_of(registered)
     return Cohorts(
         registered=registered,
         asked_per_round=asked,
-        quorum=quorum_of(asked, study.federation),
+        quorum=study.federation.quorum_of(asked),
         smallest_answered=min((len(event.answered) for event in rounds), default=0),
         worst_dropout=max(
             (1 - len(event.answered) / len(event.asked) for event in rounds), default=0.0

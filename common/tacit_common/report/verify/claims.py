@@ -1,7 +1,5 @@
 """Checks of a report: study, cohorts, wording and audit, from what else the report holds."""
 
-import math
-
 from pydantic import ValidationError
 
 from tacit_common.report import statements
@@ -63,9 +61,9 @@ def check_cohorts(report: Report) -> Check:
     registered = len(report.sites)
     found.same("cohorts.registered", seen.registered, registered)
     if study is not None:
-        asked = min(study.federation.cohort_size or registered, registered)
+        asked = study.federation.asked_of(registered)
         found.same("cohorts.asked_per_round", seen.asked_per_round, asked)
-        found.same("cohorts.quorum", seen.quorum, _quorum(asked, study))
+        found.same("cohorts.quorum", seen.quorum, study.federation.quorum_of(asked))
     answered = [len(r.answered) for r in rounds]
     found.same("cohorts.smallest_answered", seen.smallest_answered, min(answered, default=0))
     dropout = max((1 - len(r.answered) / max(len(r.asked), 1) for r in rounds), default=0.0)
@@ -75,16 +73,12 @@ def check_cohorts(report: Report) -> Check:
     for i, r in enumerate(rounds):
         found.at_most(f"rounds[{i}].asked", len(r.asked), seen.asked_per_round, ARITHMETIC)
         if study is not None:
-            needed = _quorum(len(r.asked), study)
+            needed = study.federation.quorum_of(len(r.asked))
             found.at_least(f"rounds[{i}].answered", len(r.answered), needed, ARITHMETIC)
     for i, site in enumerate(report.sites):
         rounds_answered = sum(site.name in r.answered for r in rounds)
         found.same(f"sites[{i}].rounds_answered", site.rounds_answered, rounds_answered)
     return found.check("cohorts", "Cohorts, quorum and dropout are those of the rounds listed.")
-
-
-def _quorum(asked: int, study: Study) -> int:
-    return max(1, math.ceil(study.federation.quorum * asked - 1e-9))
 
 
 # --- words -----------------------------------------------------------------------------
