@@ -36,6 +36,7 @@ from tacit_common.report import (
 )
 from tacit_common.report.account import site_account
 from tacit_common.report.recompute import figures_of_site
+from tacit_common.report.wording import LocalWording
 from tacit_common.study import BlockSubjects, LocalPrivacyPlan, NoPrivacyPlan, StudyFile
 from tacit_common.wire import parameters_sha256
 from tacit_server.checkpoint import RunState
@@ -196,51 +197,41 @@ def _privacy(
         raise TypeError("a site of a private run has spent something")
     figures = figures_of_site(worst, privacy.delta)
     figure = worst.epsilon_total
+    words = LocalWording.of(
+        epsilon=figure,
+        delta=privacy.delta,
+        unit=privacy.unit,
+        records_per_subject=privacy.records_per_subject,
+        trade_off=figures.trade_off,
+        has_probes=has_probes,
+    )
     return LocalPrivacy(
         mode="local",
-        plain_statement=statements.local_plain_statement(
-            epsilon=figure,
-            delta=privacy.delta,
-            unit=privacy.unit,
-            trade_off=figures.trade_off,
-        ),
-        formal_statement=statements.local_formal_statement(
-            epsilon=figure,
-            delta=privacy.delta,
-            unit=privacy.unit,
-            records_per_subject=privacy.records_per_subject,
-        ),
-        setting=statements.LOCAL_SETTING,
-        accesses_covered=statements.local_accesses_covered(
-            unit=privacy.unit, has_probes=has_probes
-        ),
-        accesses_excluded=(
-            *statements.LOCAL_ACCESSES_EXCLUDED,
-            *statements.SIMULATION_ACCESSES_EXCLUDED,
-        ),
-        outputs=statements.local_outputs(has_probes=has_probes),
+        plain_statement=words.plain_statement,
+        formal_statement=words.formal_statement,
+        setting=words.setting,
+        accesses_covered=words.accesses_covered,
+        accesses_excluded=words.accesses_excluded,
+        outputs=words.outputs,
         unit=privacy.unit,
         records_per_subject=privacy.records_per_subject,
         adjacency="zero-out",
-        adversary=statements.LOCAL_ADVERSARY,
-        transcript=statements.LOCAL_TRANSCRIPT,
+        adversary=words.adversary,
+        transcript=words.transcript,
         epsilon_target=privacy.epsilon,
         epsilon_spent=figure,
         delta=privacy.delta,
         releases=_releases(study, privacy, schedule, dimension),
-        sampler=statements.sampler(unit=privacy.unit),
-        noise=statements.NOISE,
-        floating_point=statements.FLOATING_POINT,
+        sampler=words.sampler,
+        noise=words.noise,
+        floating_point=words.floating_point,
         accountants=figures.accountants,
         curve=figures.curve,
         trade_off=figures.trade_off,
         groups=figures.groups,
-        tuning=statements.TUNING,
+        tuning=words.tuning,
         assumptions=_assumptions(study),
-        not_covered=(
-            *statements.local_not_covered(privacy.unit),
-            *statements.SIMULATION_NOT_COVERED,
-        ),
+        not_covered=words.not_covered,
         audit=audit,
     )
 

@@ -1,5 +1,7 @@
 """Checks of a report: study, cohorts, wording and audit, from what else the report holds."""
 
+from dataclasses import fields
+
 from pydantic import ValidationError
 
 from tacit_common.report import statements
@@ -7,6 +9,7 @@ from tacit_common.report.claims import LocalPrivacy, NoPrivacy
 from tacit_common.report.schema import Report
 from tacit_common.report.verify.audit_bound import epsilon_lower_bound
 from tacit_common.report.verify.findings import ARITHMETIC, Check, Comparison, Tolerance
+from tacit_common.report.wording import LocalWording
 from tacit_common.study import LocalPrivacyPlan, Study
 
 _BISECTED = Tolerance(relative=1e-6, absolute=1e-6)
@@ -98,42 +101,21 @@ def check_wording(report: Report) -> Check:
 
 
 def _check_local_wording(found: Comparison, privacy: LocalPrivacy) -> None:
-    unit, cap = privacy.unit, privacy.records_per_subject
-    has_probes = any(release.name != "training" for release in privacy.releases)
-    spent, delta = privacy.epsilon_spent, privacy.delta
-    for name, stated, said_again in (
-        (
-            "plain_statement",
-            privacy.plain_statement,
-            statements.local_plain_statement(
-                epsilon=spent, delta=delta, unit=unit, trade_off=privacy.trade_off
-            ),
-        ),
-        (
-            "formal_statement",
-            privacy.formal_statement,
-            statements.local_formal_statement(
-                epsilon=spent, delta=delta, unit=unit, records_per_subject=cap
-            ),
-        ),
-        ("setting", privacy.setting, statements.LOCAL_SETTING),
-        ("adversary", privacy.adversary, statements.LOCAL_ADVERSARY),
-        ("transcript", privacy.transcript, statements.LOCAL_TRANSCRIPT),
-        ("sampler", privacy.sampler, statements.sampler(unit=unit)),
-        ("noise", privacy.noise, statements.NOISE),
-        ("floating_point", privacy.floating_point, statements.FLOATING_POINT),
-        ("tuning", privacy.tuning, statements.TUNING),
-    ):
-        found.same(f"privacy.{name}", stated, said_again)
-    covered = statements.local_accesses_covered(unit=unit, has_probes=has_probes)
-    found.sequences("privacy.accesses_covered", privacy.accesses_covered, covered)
-    found.sequences(
-        "privacy.outputs", privacy.outputs, statements.local_outputs(has_probes=has_probes)
+    words = LocalWording.of(
+        epsilon=privacy.epsilon_spent,
+        delta=privacy.delta,
+        unit=privacy.unit,
+        records_per_subject=privacy.records_per_subject,
+        trade_off=privacy.trade_off,
+        has_probes=any(release.name != "training" for release in privacy.releases),
     )
-    excluded = (*statements.LOCAL_ACCESSES_EXCLUDED, *statements.SIMULATION_ACCESSES_EXCLUDED)
-    found.sequences("privacy.accesses_excluded", privacy.accesses_excluded, excluded)
-    not_covered = (*statements.local_not_covered(unit=unit), *statements.SIMULATION_NOT_COVERED)
-    found.sequences("privacy.not_covered", privacy.not_covered, not_covered)
+    for field in fields(words):
+        path, stated = f"privacy.{field.name}", getattr(privacy, field.name)
+        said_again = getattr(words, field.name)
+        if isinstance(said_again, tuple):
+            found.sequences(path, stated, said_again)
+        else:
+            found.same(path, stated, said_again)
 
 
 def _check_none_wording(found: Comparison, report: Report, privacy: NoPrivacy) -> None:
