@@ -13,7 +13,7 @@ paid, nor noised, twice.
 import fcntl
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -86,25 +86,19 @@ class Ledger:
         self._spend = Spend()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(path, isolation_level=None, timeout=30.0)
-            try:
-                self._database.execute("PRAGMA journal_mode = WAL")
-                # FULL: a reserve has reached the disk before any record is read. NORMAL is
-                # enough where only the process can die, as in a simulation.
-                level = "FULL" if survive_power_loss else "NORMAL"
-                self._database.execute(f"PRAGMA synchronous = {level}")
-                if not _columns(self._database):
-                    self._database.executescript(_SCHEMA)
-                _require_this_format(path, self._database)
-                self._catch_up()
-                if self._last is None:
-                    # Another process may do the same at once: only one of them begins.
-                    self._write(lambda: [] if self._last else [self._genesis])
-            except BaseException:
-                self._database.close()
-                raise
+            with _locked(path.with_suffix(".opening")):
+                self._database = _connect(path, survive_power_loss=survive_power_loss)
         except (sqlite3.Error, OSError) as error:
-            raise _unusable(path, type(error).__name__) from None
+            raise _unusable(path, error) from None
+        try:
+            _require_this_format(path, self._database)
+            self._catch_up()
+            if self._last is None:
+                # Another process may do the same at once: only one of them begins.
+                self._write(lambda: [] if self._last else [self._genesis])
+        except BaseException:
+            self._database.close()
+            raise
 
     def close(self) -> None:
         """Close the database; the object is of no use afterwards."""
@@ -200,12 +194,11 @@ class Ledger:
         Raises:
             LedgerError: the lock cannot be taken.
         """
-        try:
-            lock = self._path.with_suffix(".lock").open("w")
-        except OSError as error:
-            raise _unusable(self._path, type(error).__name__) from None
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(_locked(self._path.with_suffix(".lock")))
+            except OSError as error:
+                raise _unusable(self._path, error) from None
             yield
 
     # --- appending ---------------------------------------------------------------------
@@ -318,7 +311,7 @@ class Ledger:
                     )
                     added.append((last, payload))
         except sqlite3.Error as error:
-            raise _unusable(self._path, type(error).__name__) from None
+            raise _unusable(self._path, error) from None
         for entry, payload in added:  # only now is it true
             self._take(entry, payload)
 
@@ -349,13 +342,13 @@ class Ledger:
         try:
             return [_entry(self._path, row) for row in self._database.execute(_ROWS, (first,))]
         except sqlite3.Error as error:
-            raise _unusable(self._path, type(error).__name__) from None
+            raise _unusable(self._path, error) from None
 
     def _caught_up(self) -> Entry:
         """The last row, after a look at what others added."""
         self._catch_up()
         if self._last is None:
-            raise _unusable(self._path, "that it has no rows")
+            raise _empty(self._path)
         return self._last
 
     def _catch_up(self) -> None:
@@ -433,9 +426,9 @@ def read_export(path: Path) -> LedgerExport:
             _require_this_format(path, database)
             rows = tuple(_entry(path, row) for row in database.execute(_ROWS, (0,)))
     except sqlite3.Error as error:
-        raise _unusable(path, type(error).__name__) from None
+        raise _unusable(path, error) from None
     if not rows:
-        raise _unusable(path, "that it has no rows")
+        raise _empty(path)
     return LedgerExport(rows=rows)
 
 
@@ -453,6 +446,31 @@ def _entry(path: Path, row: tuple[int, str, str, str, str, str]) -> Entry:
         return Entry.model_validate(dict(zip(_COLUMNS, row, strict=True)))
     except ValidationError:
         raise _damaged(path, row[0], "a column does not hold what belongs there") from None
+
+
+def _connect(path: Path, *, survive_power_loss: bool) -> sqlite3.Connection:
+    """An open database with the ledger's table. Nobody else may be opening it meanwhile."""
+    database = sqlite3.connect(path, isolation_level=None, timeout=30.0)
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        # FULL: a reserve has reached the disk before any record is read. NORMAL is enough
+        # where only the process can die, as in a simulation.
+        level = "FULL" if survive_power_loss else "NORMAL"
+        database.execute(f"PRAGMA synchronous = {level}")
+        if not _columns(database):
+            database.executescript(_SCHEMA)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock between processes. SQLite's own does not wait while it turns to WAL."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _columns(database: sqlite3.Connection) -> list[str]:
@@ -476,9 +494,18 @@ def _damaged(path: Path, seq: int, why: str) -> LedgerError:
     )
 
 
-def _unusable(path: Path, reason: str) -> LedgerError:
+def _unusable(path: Path, error: Exception) -> LedgerError:
+    reason = getattr(error, "sqlite_errorname", None) or type(error).__name__
     return LedgerError(
         f"the ledger '{path.name}' cannot be used",
         why=f"the database answers {reason}",
         fix="check that the site's folder is writable, has space, and is not on a network share",
+    )
+
+
+def _empty(path: Path) -> LedgerError:
+    return LedgerError(
+        f"the ledger '{path.name}' cannot be used",
+        why="it has no rows, so nobody signed it",
+        fix="restore the ledger from a backup; do not delete it: what was spent stays spent",
     )
