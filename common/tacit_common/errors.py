@@ -97,6 +97,10 @@ class RefusalCode(StrEnum):
     PLUGIN = "plugin"  # the plan names a plug-in that this site has not installed
     MESSAGE = "message"  # the message is malformed or of another version
     REPLAY = "replay"  # this was answered before, and the answer is no longer kept
+    SIGNATURE = "signature"  # the request is not signed by the coordinator that the site knows
+    APPROVAL = "approval"  # a person at the site has not approved this study, or not yet
+    HOURS = "hours"  # the site works at other hours
+    WITNESS = "witness"  # the witness of the site's ledger cannot be asked, or objects
     LEDGER = "ledger"  # the site's ledger or key cannot be used or trusted
     DATA = "data"  # the site's data cannot be opened or decoded
     DIVERGED = "diverged"  # local training gave NaN or infinity

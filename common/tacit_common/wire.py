@@ -87,7 +87,9 @@ class ProbePlan(_Body):
 
 @dataclass(frozen=True)
 class DescribeRequest:
-    """Who are you, and what do you declare?"""
+    """Who are you, what do you declare, and would you take part in `study`?"""
+
+    study: Study
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,10 @@ class _TrainReplyBody(_Body):
     train_loss: float | None
 
 
+class _DescribeBody(_Body):
+    study: Study
+
+
 class _EmptyBody(_Body):
     pass
 
@@ -181,8 +187,8 @@ def message_type(request: Request) -> str:
 def encode(message: Request | Reply) -> RecordDict:
     """A message as Flower records."""
     match message:
-        case DescribeRequest():
-            return _records("describe", _EmptyBody())
+        case DescribeRequest(study=study):
+            return _records("describe", _DescribeBody(study=study))
         case TrainRequest():
             return _records("train", message.plan, parameters=message.parameters)
         case ProbeRequest():
@@ -239,8 +245,7 @@ def decode_request(records: RecordDict) -> Request:
     kind, body, arrays = _open(records)
     match kind:
         case "describe":
-            _parse(_EmptyBody, body)
-            return DescribeRequest()
+            return DescribeRequest(_parse(_DescribeBody, body).study)
         case "train":
             return TrainRequest(
                 _parse(RoundPlan, body), _take(arrays, "parameters", np.float32, ndim=1)
