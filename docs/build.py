@@ -1,8 +1,8 @@
 """Writes the parts of the documentation that follow from the code: `make docs`.
 
-docs/study.md, docs/objectives.md, docs/cli.md and docs/report-schema.json in full, and in
-README.md the examples that stand under a comment naming their file. A test builds all of
-them again and compares.
+docs/study.md, docs/policy.md, docs/objectives.md, docs/cli.md and docs/report-schema.json in
+full, and in README.md the examples that stand under a comment naming their file. A test builds
+all of them again and compares.
 """
 
 import inspect
@@ -16,6 +16,7 @@ from typing import get_args, get_type_hints
 import click
 import typer
 
+from tacit_client.policy_reference import policy_reference
 from tacit_common.errors import PrivacyConfigError
 from tacit_common.objectives import Coupling, Objective, build_objective
 from tacit_common.plugins import PluginTable
@@ -47,6 +48,7 @@ def pages() -> dict[Path, str]:
     """Every built page and its text."""
     return {
         ROOT / "docs/study.md": _NOTICE + study_reference(),
+        ROOT / "docs/policy.md": _NOTICE + policy_reference(),
         ROOT / "docs/objectives.md": _NOTICE + objectives(),
         ROOT / "docs/cli.md": _NOTICE + commands(),
         ROOT / "docs/report-schema.json": report_schema(),

@@ -147,7 +147,9 @@ def make_site(tmp_path: Path, certificates: "Certificates") -> Iterator[Callable
             source=data,
             declared_units=30,
             policy=policy
-            or SitePolicy(unit="record", epsilon_cap=100.0, delta=1e-5, allow_non_private=True),
+            or SitePolicy.rehearsal(
+                unit="record", epsilon_cap=100.0, delta=1e-5, allow_non_private=True
+            ),
             ledger=ledgers[-1],
             atoms=bind(ledgers[-1], identity, data, lineage="data"),
             certificates=certificates,

@@ -28,6 +28,7 @@ def make_client_app(site_of: Callable[[Context], Site]) -> ClientApp:
     app.train()(answer)
     app.query("describe")(answer)
     app.query("probe")(answer)
+    app.query("account")(answer)
     return app
 
 

@@ -1,9 +1,19 @@
-"""Commands for whoever has data: `tacit embed` and `tacit site budget`."""
+"""Commands for whoever has data: `tacit embed` and `tacit site …`.
+
+One function a command. Heavy imports stand inside, so that `tacit --help` answers at once.
+"""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from tacit_client.consent_command import approve, pending, withdraw
+from tacit_client.init_command import init
+
+FolderArgument = Annotated[
+    Path, typer.Argument(metavar="DIR", help="The site's folder.", show_default=False)
+]
 
 
 def embed(
@@ -28,6 +38,10 @@ def embed(
 
 
 site_app = typer.Typer(help="For whoever runs a data site.", no_args_is_help=True)
+site_app.command()(init)
+site_app.command()(pending)
+site_app.command()(approve)
+site_app.command()(withdraw)
 
 
 @site_app.callback()
@@ -36,8 +50,67 @@ def site() -> None:
 
 
 @site_app.command()
+def run(folder: FolderArgument) -> None:
+    """Answer the coordinator until it is stopped: connected outwards, with installed code only."""
+    from tacit_client.agent import run_agent
+    from tacit_client.site_folder import SiteFolder
+
+    run_agent(SiteFolder.open(folder), notify=typer.echo)
+
+
+@site_app.command()
+def doctor(
+    folder: FolderArgument,
+    json_: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+) -> None:
+    """Check everything that the site needs, and say how to mend what is wrong."""
+    from tacit_client.doctor import examine
+    from tacit_client.site_folder import SiteFolder
+
+    site = SiteFolder(folder)
+    site.require_site()
+    found = examine(site)
+    if json_:
+        typer.echo(found.model_dump_json(indent=2))
+    else:
+        for line in found.lines():
+            typer.echo(line)
+    if found.failed:
+        raise typer.Exit(1)
+
+
+@site_app.command()
+def inspect(folder: FolderArgument) -> None:
+    """Show what the site holds, for its operator's eyes alone: nothing of it is sent."""
+    from rich.console import Console
+
+    from tacit_client.inspection import inspect_data, print_inspection
+    from tacit_client.site_folder import SiteFolder
+
+    config = SiteFolder.open(folder).config
+    print_inspection(config, inspect_data(config), Console(highlight=False, markup=False))
+
+
+@site_app.command()
+def log(
+    folder: FolderArgument,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on as lines are added.")] = False,
+    last: Annotated[int | None, typer.Option(help="Only so many of the newest.", min=0)] = None,
+    json_: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Show every request, what was answered, and how many bytes left. All of it is verified."""
+    from tacit_client import journal_view
+    from tacit_client.site_folder import SiteFolder
+
+    site = SiteFolder.open(folder)
+    lines = journal_view.follow if follow else journal_view.account
+    for line in lines(site, last=last):
+        typer.echo(line.model_dump_json() if json_ else journal_view.sentence(line))
+
+
+@site_app.command()
 def close(
-    folder: Annotated[Path, typer.Argument(help="The site's folder.")],
+    folder: FolderArgument,
     run: Annotated[
         str, typer.Argument(help="The run, as `tacit site budget FOLDER --json` names it.")
     ],
@@ -60,15 +133,22 @@ def budget(
         Path | None, typer.Option(help="Say what the next round of this study would cost.")
     ] = None,
     epsilon_cap: Annotated[
-        float | None, typer.Option(help="The site's cap, if not that of its newest charge.")
+        float | None,
+        typer.Option(help="The site's cap, if not that of its policy, or of its newest charge."),
     ] = None,
     delta: Annotated[float | None, typer.Option(help="δ of that cap.")] = None,
 ) -> None:
     """Show what a site's data has cost so far, and what may still be asked of it."""
     from tacit_client.budget import budget_of, load, present_cap, write_export
+    from tacit_client.site_folder import SiteFolder
     from tacit_common.study_file import load_study
 
     ledger, rows = load(folder)
+    site = SiteFolder(folder)
+    if site.policy_toml.is_file():  # a simulated site has none
+        policy = site.read_policy()
+        epsilon_cap = policy.epsilon_cap if epsilon_cap is None else epsilon_cap
+        delta = policy.delta if delta is None else delta
     if export is not None:
         write_export(export, rows)
         if not any(charge.cap for charge in ledger.charges) and epsilon_cap is None:

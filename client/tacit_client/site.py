@@ -6,13 +6,15 @@ its cost, only then read a record, store the private answer, commit, and release
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import TypeVar
 
 import numpy as np
 import torch
 
 from tacit_client import probe
+from tacit_client.approvals import Approvals
 from tacit_client.gate import require_separable
 from tacit_client.ledger import Ledger
 from tacit_client.outbox import Outbox
@@ -28,8 +30,14 @@ from tacit_client.resident import ResidentModel, resident_model
 from tacit_client.units import Units
 from tacit_common import __version__
 from tacit_common.data import DataSource
-from tacit_common.errors import DataError, RefusalCode, SiteRefusal, refusal_code
-from tacit_common.ledger_chain import Charge, SignedHead
+from tacit_common.errors import (
+    DataError,
+    PrivacyConfigError,
+    RefusalCode,
+    SiteRefusal,
+    refusal_code,
+)
+from tacit_common.ledger_chain import Charge, SignedHead, verify_rows
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy.clipping import MOST_ROWS
 from tacit_common.privacy.events import (
@@ -41,9 +49,12 @@ from tacit_common.privacy.events import (
 from tacit_common.privacy.noise import RandomSource
 from tacit_common.privacy.plan import PrivacySchedule
 from tacit_common.privacy.separability import Certificates
-from tacit_common.study import LocalPrivacyPlan, PrivacyPlan, Study
+from tacit_common.report.account import site_account
+from tacit_common.strategy import ParameterVector
+from tacit_common.study import FederationPlan, LocalPrivacyPlan, PrivacyPlan, Study
 from tacit_common.training import trained_size
 from tacit_common.wire import (
+    AccountRequest,
     DescribeRequest,
     ProbePlan,
     ProbeReply,
@@ -52,6 +63,7 @@ from tacit_common.wire import (
     Reply,
     Request,
     RoundPlan,
+    SiteAccountReply,
     SiteDescription,
     TrainReply,
     TrainRequest,
@@ -85,6 +97,8 @@ class Site:
     random: RandomSource
     device: torch.device = _CPU
     physical_batch: int = 64
+    approvals: Approvals | None = None  # where the policy asks for a person's consent
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     _units: dict[tuple[str, int | None], Units] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -111,15 +125,41 @@ class Site:
             self.ledger.require_not_behind(witnessed)
         match request:
             case DescribeRequest():
+                self.require_allowed(request.study)
                 return SiteDescription(
                     site=self.name,
                     declared_units=self.declared_units,
                     tacit_version=__version__,
                 )
             case TrainRequest():
+                self.require_allowed(request.plan.study)
                 return self._once(request, TrainReply, lambda: self._train(request))
             case ProbeRequest():
+                self.require_allowed(request.plan.study)
                 return self._once(request, ProbeReply, lambda: self._probe(request))
+            case AccountRequest():
+                return self._account(request)
+
+    def require_allowed(self, study: Study) -> None:
+        """Refuse a study that the site's policy, or a person here, does not agree to.
+
+        Asked before anything is built, read or paid, and again with every request: what the
+        policy says today counts, for a study that has begun too.
+
+        Raises:
+            SiteRefusal: with the code POLICY, HOURS or APPROVAL.
+            PrivacyConfigError: the study's own budget cannot be met by any noise.
+        """
+        self.policy.require_allowed(study, now=self.clock())
+        if self.policy.consent.approval == "none":
+            return
+        if self.approvals is None:
+            raise SiteRefusal(
+                RefusalCode.APPROVAL,
+                why="the policy asks for a person's consent, and this site keeps none",
+                fix="give the site its approvals, or set consent.approval in its policy",
+            )
+        self.approvals.require_approved(study)
 
     def _once(
         self,
@@ -258,7 +298,12 @@ class Site:
             )
         else:
             gradient = PlainStepGradient(resident, self.source, plan, privacy, site=self.name)
-        return local_update(resident, request.parameters, plan.study.federation, gradient)
+        reply = local_update(resident, request.parameters, plan.study.federation, gradient)
+        return replace(
+            reply,
+            update=_as_travelling(reply.update, plan.study.federation),
+            train_loss=reply.train_loss if "train_loss" in self.policy.allow.releases else None,
+        )
 
     def _probe(self, request: ProbeRequest) -> ProbeReply:
         return probe.statistics(
@@ -269,6 +314,29 @@ class Site:
             self.plugins,
             self.random,
         )
+
+    def _account(self, request: AccountRequest) -> SiteAccountReply:
+        """What the ledger says of a run that is over. No record is read, and nothing is paid."""
+        self.policy.require_release("account")
+        privacy = request.study.privacy
+        with self.ledger.exclusive():  # a late round may still be at work
+            rows = self.ledger.entries()
+        try:
+            account = site_account(
+                verify_rows(rows),
+                run=request.run,
+                rounds_done=request.study.federation.rounds,
+                delta=privacy.delta if isinstance(privacy, LocalPrivacyPlan) else None,
+            )
+        except PrivacyConfigError as error:
+            raise SiteRefusal(RefusalCode.BUDGET, why=error.why, fix=error.fix) from None
+        return SiteAccountReply(account=account)
+
+
+def _as_travelling(update: ParameterVector, federation: FederationPlan) -> ParameterVector:
+    """The update rounded to the type in which it travels: after the noise, so it is free."""
+    with np.errstate(over="ignore"):  # infinity is refused where it arrives
+        return update.astype(federation.update_dtype, copy=False)
 
 
 def charged_event(plan: RoundPlan | ProbePlan) -> PrivacyEvent:

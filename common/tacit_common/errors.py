@@ -13,6 +13,7 @@
     ├── LedgerError                 a site's ledger cannot be trusted
     ├── QuorumError                 too few sites answered a round
     ├── WireError                   a message is not one that this version understands
+    ├── LinkError                   a machine cannot be reached, or turns this one away
     └── SiteRefusal                 a site declines a request; carries a fixed code only
 
 Each says what happened, why, and what to do. No message ever contains a value
@@ -83,6 +84,14 @@ class QuorumError(TacitError):
 
 class WireError(TacitError):
     """A message does not follow the schema of this version."""
+
+
+class LinkError(TacitError):
+    """Another machine cannot be reached, or turns this one away."""
+
+    def __init__(self, what: str, *, why: str, fix: str, status: int | None = None) -> None:
+        super().__init__(what, why=why, fix=fix)
+        self.status = status  # of HTTP, where there was an answer
 
 
 class RefusalCode(StrEnum):

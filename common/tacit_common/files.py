@@ -1,7 +1,12 @@
-"""Writing a file so that a reader, or a kill -9, sees the old content or the new, whole."""
+"""Files and folders that survive a kill -9: whole content, and one owner at a time."""
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from tacit_common.errors import UsageError
 
 
 def write_atomically(
@@ -34,3 +39,30 @@ def write_atomically(
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextmanager
+def locked_folder(folder: Path, owner: str) -> Iterator[None]:
+    """Be the only process that works in a folder. The lock dies with its process.
+
+    Raises:
+        UsageError: another process does, or the folder cannot be written.
+    """
+    try:
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UsageError(
+            f"'{folder}' cannot be used",
+            why=error.strerror or type(error).__name__,
+            fix="name a folder that exists and that this user may write",
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"'{folder}' is in use",
+                why=f"another process is {owner}",
+                fix="wait for it to end, or stop it",
+            ) from None
+        yield

@@ -253,6 +253,11 @@ class FederationPlan(_Plan):
     weighting: Literal["equal", "declared_units"] = Field(
         default="equal", description="Weights of the mean: public constants only."
     )
+    update_dtype: Literal["float32", "float16"] = Field(
+        default="float32",
+        description="How updates travel. `float16` halves what a site sends; it rounds what is "
+        "private already, so it costs no budget.",
+    )
     strategy: StrategyPlan = Field(
         default=FedAvgPlan(kind="fedavg"), description="How the server uses the mean update."
     )

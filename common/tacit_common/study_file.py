@@ -1,6 +1,5 @@
 """Reading a study file: TOML, overrides, and errors that name the nearest valid field."""
 
-import difflib
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from pydantic import ValidationError
 
 from tacit_common.errors import StudyError
 from tacit_common.study import StudyFile
+from tacit_common.toml_file import dereference, wrong_fields
 
 
 def load_study(path: Path, overrides: list[str] | None = None) -> StudyFile:
@@ -95,11 +95,11 @@ def _fields_of_kind(section: list[str], tag: Any) -> set[str] | None:
     node: dict[str, Any] = schema
     for part in section:
         child = node["items"] if "items" in node else node.get("properties", {}).get(part, {})
-        node = _dereference(schema, child)
+        node = dereference(schema, child)
     reference = node.get("discriminator", {}).get("mapping", {}).get(tag)
     if reference is None:
         return None
-    return set(_dereference(schema, {"$ref": reference})["properties"])
+    return set(dereference(schema, {"$ref": reference})["properties"])
 
 
 def _descend(node: Any, part: str, override: str) -> Any:
@@ -129,63 +129,10 @@ def _not_a_section(override: str) -> StudyError:
 
 
 def _study_error(error: ValidationError, source: str) -> StudyError:
-    problems = [_problem(dict(item)) for item in error.errors(include_url=False)]
+    problems = wrong_fields(error, StudyFile)
     what = f"{source} has {len(problems)} wrong field" + ("s" if len(problems) > 1 else "")
     return StudyError(
         what,
-        why="\n".join(problems) if len(problems) > 1 else problems[0],
+        why="\n".join(problems),
         fix="mend the study; `tacit study schema` describes every field",
     )
-
-
-def _problem(item: dict[str, Any]) -> str:
-    """One line for one wrong field, with the nearest valid name where a name is unknown."""
-    dotted, known_names = _locate(item["loc"])
-    if item["type"] == "extra_forbidden":
-        return f"'{dotted}' is not a field{_did_you_mean(item['loc'][-1], known_names)}"
-    if item["type"] == "missing":
-        return f"'{dotted}' is missing: it has no default"
-    if item["type"] == "union_tag_invalid":
-        tag, allowed = item["ctx"]["tag"], item["ctx"]["expected_tags"]
-        hint = _did_you_mean(tag, allowed.replace("'", "").split(", "))
-        return f"'{dotted}' is '{tag}', which is none of {allowed}{hint}"
-    if item["type"] == "union_tag_not_found":
-        return f"'{dotted}' has no {item['ctx']['discriminator']}"
-    message = item["msg"].removeprefix("Value error, ")
-    return f"'{dotted}': {message[:1].lower()}{message[1:]}" if dotted else message
-
-
-def _did_you_mean(name: object, valid: list[str]) -> str:
-    nearest = difflib.get_close_matches(str(name), valid, n=1)
-    return f"; did you mean '{nearest[0]}'?" if nearest else ""
-
-
-def _locate(location: tuple[str | int, ...]) -> tuple[str, list[str]]:
-    """The dotted name of a place in the file, and the field names that are valid there.
-
-    Pydantic's locations also hold the tag of a union ("encoder", "vit", "width"); the
-    file does not, so tags are recognised by walking the schema, and left out.
-    """
-    schema = StudyFile.model_json_schema()
-    node: dict[str, Any] = schema
-    siblings: list[str] = []
-    names: list[str] = []
-    for part in location:
-        tags = node.get("discriminator", {}).get("mapping", {})
-        if part in tags:
-            node = _dereference(schema, {"$ref": tags[part]})
-            continue
-        names.append(str(part))
-        siblings = list(node.get("properties", {}))
-        child = node["items"] if "items" in node else node.get("properties", {}).get(part, {})
-        node = _dereference(schema, child)
-    return ".".join(names), siblings
-
-
-def _dereference(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
-    options = [option for option in node.get("anyOf", []) if "$ref" in option]
-    if options:  # an optional section: X | None
-        node = options[0]
-    if "$ref" in node:
-        node = schema["$defs"][node["$ref"].removeprefix("#/$defs/")]
-    return node

@@ -8,10 +8,12 @@ what may leave a site (docs/privacy.md 2): adding a field means adding it here, 
     DescribeRequest   SiteDescription
     TrainRequest      TrainReply
     ProbeRequest      ProbeReply
+    AccountRequest    SiteAccountReply
     any               Refusal: a code, nothing else
 
 Beside each message travels a signed ledger head: from a site its own, to a site the
-newest one of its own that the server has seen (see `witness`).
+newest one of its own that the server has seen (see `witness`). Between machines, an
+envelope with the sender's signature over all of it (see `envelope`).
 """
 
 import hashlib
@@ -24,17 +26,19 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tacit_common.envelope import AnswerEnvelope, RequestEnvelope
 from tacit_common.errors import RefusalCode, WireError
 from tacit_common.ledger_chain import SignedHead
+from tacit_common.report.account import SiteAccount
 from tacit_common.strategy import ParameterVector
 from tacit_common.study import Study
 
 DESCRIBE = "query.describe"
 TRAIN = "train"
 PROBE = "query.probe"
+ACCOUNT = "query.account"
 
-_CONFIG, _ARRAYS, _LEDGER = "tacit", "arrays", "ledger"
-_DTYPES = {np.dtype(np.float32).str, np.dtype(np.float64).str}
+_CONFIG, _ARRAYS, _LEDGER, _ENVELOPE = "tacit", "arrays", "ledger", "envelope"
 
 
 class _Body(BaseModel):
@@ -113,6 +117,13 @@ class ProbeRequest:
     basis_components: NDArray[np.float64]
 
 
+class AccountRequest(_Body):
+    """What did `run` of `study` cost your data, by your ledger? Asked after its last round."""
+
+    run: str = Field(max_length=64)
+    study: Study
+
+
 class SiteDescription(_Body):
     """What a site says of itself: constants that its operator declared."""
 
@@ -125,7 +136,8 @@ class SiteDescription(_Body):
 class TrainReply:
     """The site's update (local minus global) [P], private under every mode but `none`.
 
-    `train_loss` is the mean loss of the round's steps; mode `none` only.
+    It travels as float32 or float16, and is float32 where it arrives. `train_loss` is the
+    mean loss of the round's steps; mode `none` only.
     """
 
     update: ParameterVector
@@ -139,14 +151,24 @@ class ProbeReply:
     statistics: NDArray[np.float64]
 
 
+class SiteAccountReply(_Body):
+    """What the site's ledger says of a run, for the report (see `SiteAccount`).
+
+    It follows from the ledger's rows alone. Of the site's data it tells no more than they do:
+    which parts of it a run touched, and whether paid work failed.
+    """
+
+    account: SiteAccount
+
+
 class Refusal(_Body):
     """The site did nothing, or nothing that it will show: a fixed code says why."""
 
     code: RefusalCode
 
 
-Request = DescribeRequest | TrainRequest | ProbeRequest
-Reply = SiteDescription | TrainReply | ProbeReply | Refusal
+Request = DescribeRequest | TrainRequest | ProbeRequest | AccountRequest
+Reply = SiteDescription | TrainReply | ProbeReply | SiteAccountReply | Refusal
 
 
 class _TrainReplyBody(_Body):
@@ -162,6 +184,8 @@ class _EmptyBody(_Body):
 
 
 BodyT = TypeVar("BodyT", bound=_Body)
+ModelT = TypeVar("ModelT", bound=BaseModel)
+EnvelopeT = TypeVar("EnvelopeT", RequestEnvelope, AnswerEnvelope)
 
 
 def parameters_sha256(parameters: ParameterVector) -> str:
@@ -179,9 +203,15 @@ def basis_sha256(mean: NDArray[np.float64], components: NDArray[np.float64]) -> 
 
 def message_type(request: Request) -> str:
     """Flower's message type for a request."""
-    if isinstance(request, TrainRequest):
-        return TRAIN
-    return PROBE if isinstance(request, ProbeRequest) else DESCRIBE
+    match request:
+        case DescribeRequest():
+            return DESCRIBE
+        case TrainRequest():
+            return TRAIN
+        case ProbeRequest():
+            return PROBE
+        case AccountRequest():
+            return ACCOUNT
 
 
 def encode(message: Request | Reply) -> RecordDict:
@@ -199,6 +229,8 @@ def encode(message: Request | Reply) -> RecordDict:
                 basis_mean=message.basis_mean,
                 basis_components=message.basis_components,
             )
+        case AccountRequest():
+            return _records("account", message)
         case SiteDescription():
             return _records("description", message)
         case TrainReply():
@@ -206,16 +238,15 @@ def encode(message: Request | Reply) -> RecordDict:
             return _records("update", body, update=message.update)
         case ProbeReply():
             return _records("statistics", _EmptyBody(), statistics=message.statistics)
+        case SiteAccountReply():
+            return _records("accounted", message)
         case Refusal():
             return _records("refusal", message)
 
 
 def with_head(records: RecordDict, head: SignedHead | None) -> RecordDict:
     """The same message with a ledger's signed head beside it; the arrays are shared."""
-    if head is None:
-        return records
-    beside = ConfigRecord({"head": head.model_dump_json()})
-    return RecordDict({**records, _LEDGER: beside})
+    return records if head is None else _with_beside(records, _LEDGER, "head", head)
 
 
 def decode_head(records: RecordDict) -> SignedHead | None:
@@ -224,16 +255,74 @@ def decode_head(records: RecordDict) -> SignedHead | None:
     Raises:
         WireError: there is one that cannot be understood.
     """
-    config = records.config_records.get(_LEDGER)
-    if config is None:
-        return None
-    head = config.get("head")
-    if set(config) != {"head"} or not isinstance(head, str):
-        raise _malformed("its 'ledger' record is not a head")
-    try:
-        return SignedHead.model_validate_json(head)
-    except ValidationError:
-        raise _malformed("its ledger head has wrong fields") from None
+    return _beside(records, _LEDGER, "head", SignedHead)
+
+
+def with_envelope(records: RecordDict, envelope: RequestEnvelope | AnswerEnvelope) -> RecordDict:
+    """The same message in its sender's envelope; the arrays are shared."""
+    return _with_beside(records, _ENVELOPE, "envelope", envelope)
+
+
+def decode_envelope(records: RecordDict, kind: type[EnvelopeT]) -> EnvelopeT:
+    """The envelope around a message, whose signature is not checked here.
+
+    Raises:
+        WireError: there is none, or it cannot be understood.
+    """
+    envelope = _beside(records, _ENVELOPE, "envelope", kind)
+    if envelope is None:
+        raise _malformed("it is in no envelope, so nobody signed it")
+    return envelope
+
+
+def content_sha256(records: RecordDict) -> str:
+    """SHA-256 of everything in a message but its envelope, hexadecimal.
+
+    Each part is written with its name and its length, so that no two messages share one
+    digest by moving bytes from one part to the next.
+
+    Raises:
+        WireError: it holds what no message of this protocol holds.
+    """
+    digest = hashlib.sha256()
+
+    def add(*parts: str | bytes | memoryview) -> None:
+        for part in parts:
+            content = part.encode() if isinstance(part, str) else part
+            digest.update(len(content).to_bytes(8, "big"))
+            digest.update(content)
+
+    for name in sorted(records):
+        record = records[name]
+        if name == _ENVELOPE:
+            continue
+        if isinstance(record, ConfigRecord):
+            for key in sorted(record):
+                value = record[key]
+                if not isinstance(value, str):
+                    raise _malformed(f"record '{name[:32]}' holds something that is not text")
+                add("text", name, key, value)
+        elif isinstance(record, ArrayRecord):
+            for key in sorted(record):
+                array = record[key]
+                add("array", name, key, array.dtype, array.stype, repr(tuple(array.shape)))
+                add(memoryview(array.data))
+        else:
+            raise _malformed(f"record '{name[:32]}' is of a kind that is not expected here")
+    return digest.hexdigest()
+
+
+def content_size(records: RecordDict) -> int:
+    """Bytes of content in a message: its texts and its arrays."""
+    texts = sum(
+        len(str(value).encode())
+        for record in records.config_records.values()
+        for value in record.values()
+    )
+    arrays = sum(
+        len(array.data) for record in records.array_records.values() for array in record.values()
+    )
+    return texts + arrays
 
 
 def decode_request(records: RecordDict) -> Request:
@@ -257,6 +346,8 @@ def decode_request(records: RecordDict) -> Request:
                 _take(arrays, "basis_mean", np.float64, ndim=1),
                 _take(arrays, "basis_components", np.float64, ndim=2),
             )
+        case "account":
+            return _parse(AccountRequest, body)
     raise _unknown(kind)
 
 
@@ -272,10 +363,12 @@ def decode_reply(records: RecordDict) -> Reply:
             return _parse(SiteDescription, body)
         case "update":
             loss = _parse(_TrainReplyBody, body).train_loss
-            return TrainReply(_take(arrays, "update", np.float32, ndim=1), loss)
+            return TrainReply(_take_update(arrays), loss)
         case "statistics":
             _parse(_EmptyBody, body)
             return ProbeReply(_take(arrays, "statistics", np.float64, ndim=1))
+        case "accounted":
+            return _parse(SiteAccountReply, body)
         case "refusal":
             return _parse(Refusal, body)
     raise _unknown(kind)
@@ -304,6 +397,23 @@ def _pack(array: NDArray[np.generic]) -> Array:
     )
 
 
+def _with_beside(records: RecordDict, record: str, key: str, content: BaseModel) -> RecordDict:
+    return RecordDict({**records, record: ConfigRecord({key: content.model_dump_json()})})
+
+
+def _beside(records: RecordDict, record: str, key: str, kind: type[ModelT]) -> ModelT | None:
+    config = records.config_records.get(record)
+    if config is None:
+        return None
+    content = config.get(key)
+    if set(config) != {key} or not isinstance(content, str):
+        raise _malformed(f"its '{record}' record does not hold a '{key}' alone")
+    try:
+        return kind.model_validate_json(content)
+    except ValidationError:
+        raise _malformed(f"its '{record}' record has wrong fields") from None
+
+
 def _open(records: RecordDict) -> tuple[str, str, dict[str, Array]]:
     config = records.config_records.get(_CONFIG)
     if config is None or set(config) != {"kind", "body"}:
@@ -323,7 +433,13 @@ def _parse(body_type: type[BodyT], body: str) -> BodyT:
         raise _malformed(f"wrong fields: {', '.join(fields)}") from None
 
 
-ScalarT = TypeVar("ScalarT", np.float32, np.float64)
+def _take_update(arrays: dict[str, Array]) -> ParameterVector:
+    if "update" in arrays and arrays["update"].dtype == np.dtype(np.float16).str:
+        return _take(arrays, "update", np.float16, ndim=1).astype(np.float32)
+    return _take(arrays, "update", np.float32, ndim=1)
+
+
+ScalarT = TypeVar("ScalarT", np.float16, np.float32, np.float64)
 
 
 def _take(
@@ -332,7 +448,7 @@ def _take(
     array = arrays.get(name)
     if array is None:
         raise _malformed(f"array '{name}' is missing")
-    if array.dtype != np.dtype(dtype).str or array.dtype not in _DTYPES:
+    if array.dtype != np.dtype(dtype).str:
         raise _malformed(f"array '{name}' has dtype {array.dtype[:16]}")
     shape = tuple(array.shape)
     if len(shape) != ndim or any(size < 0 for size in shape):

@@ -6,11 +6,12 @@ a round without answers completed, so only its messages are used.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from tacit_common.errors import LedgerError, WireError
+from tacit_common.errors import IdentityError, LedgerError, WireError
 from tacit_common.wire import (
     Refusal,
     Reply,
@@ -27,22 +28,48 @@ from tacit_server.exchange import Answer, Exchange, Failure
 _POLL_S = 0.2  # Flower's own send_and_receive polls every 3 s
 
 
-def make_server_app(run: Callable[[Exchange], object]) -> ServerApp:
+class Channel(Protocol):
+    """What makes messages between this coordinator and its sites trustworthy."""
+
+    def site_of(self, node: int) -> str | None:
+        """The site that a node was registered for; None for a stranger."""
+        ...
+
+    def seal(self, node: int, request: RecordDict) -> RecordDict:
+        """The request as it is sent to a node."""
+        ...
+
+    def unseal(self, node: int, answer: RecordDict) -> RecordDict:
+        """The answer of a node.
+
+        Raises:
+            IdentityError: it is not the answer of that node's site to what it was last sent.
+            WireError: it cannot be understood.
+        """
+        ...
+
+
+def make_server_app(run: Callable[[Exchange], object], channel: Channel | None = None) -> ServerApp:
     """A ServerApp whose main hands the connected nodes to `run`."""
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:  # noqa: ARG001 - Flower's signature
-        run(GridExchange(grid))
+        run(GridExchange(grid, channel))
 
     return app
 
 
 class GridExchange:
-    """Asks nodes through a Flower grid."""
+    """Asks nodes through a Flower grid.
 
-    def __init__(self, grid: Grid) -> None:
+    Without a `channel` every connected node is believed, as in a simulation, where all of
+    them are this program. With one, strangers are not spoken to.
+    """
+
+    def __init__(self, grid: Grid, channel: Channel | None = None) -> None:
         self._grid = grid
+        self._channel = channel
         self._site_of: dict[int, str] = {}  # node to site, as its heads say
         self._heads = HeadBook()
 
@@ -53,7 +80,14 @@ class GridExchange:
 
     def node_ids(self) -> list[int]:
         """Nodes that are connected now, ascending."""
-        return sorted(self._grid.get_node_ids())
+        connected = sorted(self._grid.get_node_ids())
+        if self._channel is None:
+            return connected
+        return [node for node in connected if self._channel.site_of(node) is not None]
+
+    def site_of(self, node: int) -> str | None:
+        """The site behind a node: as it is registered, or else as its ledger's head says."""
+        return self._site_of.get(node) if self._channel is None else self._channel.site_of(node)
 
     def ask(self, nodes: Sequence[int], request: Request, timeout_s: float) -> Iterator[Answer]:
         """One answer a node, in the order of `nodes`; early arrivals wait for their turn."""
@@ -61,12 +95,7 @@ class GridExchange:
         content = encode(request)  # once: every node is asked the same
         kind = message_type(request)
         messages = [
-            Message(
-                with_head(content, self._heads.newest(self._site_of.get(node, ""))),
-                dst_node_id=node,
-                message_type=kind,
-                ttl=timeout_s,
-            )
+            Message(self._sealed(node, content), dst_node_id=node, message_type=kind, ttl=timeout_s)
             for node in nodes
         ]
         # Replies are matched by message, since an error reply does not name its node.
@@ -91,17 +120,27 @@ class GridExchange:
             else:
                 time.sleep(_POLL_S)
 
+    def _sealed(self, node: int, content: RecordDict) -> RecordDict:
+        request = with_head(content, self._heads.newest(self.site_of(node) or ""))
+        return request if self._channel is None else self._channel.seal(node, request)
+
     def _decode(self, node: int, message: Message) -> Reply | Failure:
         if message.has_error():
             return Failure.NODE_ERROR
+        content = message.content
         try:
-            reply, head = decode_reply(message.content), decode_head(message.content)
+            if self._channel is not None:
+                content = self._channel.unseal(node, content)
+            reply, head = decode_reply(content), decode_head(content)
+        except IdentityError:
+            return Failure.UNTRUSTED_SENDER
         except WireError:
             return Failure.UNUSABLE_REPLY
         if head is None:  # a site may refuse because its ledger cannot be read
             return reply if isinstance(reply, Refusal) else Failure.UNTRUSTED_LEDGER
-        if self._site_of.setdefault(node, head.site) != head.site:
+        if (self.site_of(node) or head.site) != head.site:
             return Failure.UNTRUSTED_LEDGER
+        self._site_of[node] = head.site
         try:
             self._heads.observe(head)
         except LedgerError:

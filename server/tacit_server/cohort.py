@@ -1,12 +1,13 @@
 """Who takes part: the sites that described themselves, and the cohort of a round."""
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tacit_common.errors import QuorumError
-from tacit_common.study import FederationPlan
+from tacit_common.study import FederationPlan, Study
 from tacit_common.training import seeded_generator
 from tacit_common.wire import DescribeRequest, Refusal, SiteDescription
 from tacit_server.exchange import Answer, Exchange, Failure
@@ -21,31 +22,65 @@ class Participant:
     declared_units: int
 
 
-def meet_sites(exchange: Exchange, timeout_s: float) -> list[Participant]:
-    """Every connected site that describes itself, sorted by name.
+@dataclass(frozen=True)
+class Meeting:
+    """Who came, and who did not and why."""
+
+    participants: list[Participant]  # sorted by name
+    refused: dict[str, str]  # site to code, where it is known whose node it is
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for sites that are not there yet, or wait for a person's consent."""
+
+    sites: int = 1  # go on as soon as so many have joined
+    seconds: float = 0.0
+
+
+_ASK_AGAIN_S = 2.0
+
+
+def meet_sites(
+    exchange: Exchange, study: Study, *, patience: Patience, heard: Callable[[Meeting], None]
+) -> Meeting:
+    """Every connected site that describes itself and would take part.
+
+    `heard` is told whenever the picture has changed.
 
     Raises:
-        QuorumError: nobody answers, or two sites use one name.
+        QuorumError: nobody would take part, or two sites use one name.
     """
-    nodes = exchange.node_ids()
-    participants: list[Participant] = []
-    reasons: set[str] = set()
-    for answer in _described(exchange, nodes, timeout_s):
-        match answer.reply:
-            case SiteDescription(site=site, declared_units=declared):
-                participants.append(Participant(answer.node_id, site, declared))
-            case Refusal(code=code):
-                reasons.add(code.value)
-            case Failure() as failure:
-                reasons.add(failure.value)
-            case _:
-                reasons.add(Failure.UNUSABLE_REPLY.value)
-    names = [participant.site for participant in participants]
+    deadline = time.monotonic() + patience.seconds
+    joined: dict[int, Participant] = {}
+    last: Meeting | None = None
+    while True:
+        asked = [node for node in exchange.node_ids() if node not in joined]
+        refused: dict[str, str] = {}
+        reasons: set[str] = set()
+        for answer in _described(exchange, asked, study):
+            if isinstance(answer.reply, SiteDescription):
+                reply = answer.reply
+                joined[answer.node_id] = Participant(
+                    answer.node_id, reply.site, reply.declared_units
+                )
+                continue
+            reason = _reason(answer)
+            reasons.add(reason)
+            refused[exchange.site_of(answer.node_id) or f"node {answer.node_id}"] = reason
+        meeting = Meeting(sorted(joined.values(), key=lambda one: one.site), refused)
+        if meeting != last:
+            heard(meeting)
+            last = meeting
+        if len(joined) >= patience.sites or time.monotonic() >= deadline:
+            break
+        time.sleep(_ASK_AGAIN_S)
+    names = [participant.site for participant in meeting.participants]
     if not names:
         said = f" ({', '.join(sorted(reasons))})" if reasons else ""
         raise QuorumError(
             "no site answers",
-            why=f"{len(nodes)} nodes are connected and none described itself{said}",
+            why=f"{len(asked)} nodes are connected and none would take part{said}",
             fix="start the sites and look at their logs",
         )
     if len(set(names)) < len(names):
@@ -54,10 +89,20 @@ def meet_sites(exchange: Exchange, timeout_s: float) -> list[Participant]:
             why="a site's name must be its own: budgets and weights are kept by name",
             fix="rename one of the sites",
         )
-    return sorted(participants, key=lambda participant: participant.site)
+    return meeting
 
 
-def _described(exchange: Exchange, nodes: Sequence[int], timeout_s: float) -> Iterator[Answer]:
+def _reason(answer: Answer) -> str:
+    match answer.reply:
+        case Refusal(code=code):
+            return code.value
+        case Failure() as failure:
+            return failure.value
+        case _:
+            return Failure.UNUSABLE_REPLY.value
+
+
+def _described(exchange: Exchange, nodes: Sequence[int], study: Study) -> Iterator[Answer]:
     """What each node says of itself.
 
     A node whose ledger cannot be trusted is asked again: by then it is known whose ledger it
@@ -65,12 +110,13 @@ def _described(exchange: Exchange, nodes: Sequence[int], timeout_s: float) -> It
     operator what has happened.
     """
     doubtful = []
-    for answer in exchange.ask(nodes, DescribeRequest(), timeout_s):
+    request, timeout_s = DescribeRequest(study), study.federation.deadline_s
+    for answer in exchange.ask(nodes, request, timeout_s):
         if answer.reply is Failure.UNTRUSTED_LEDGER:
             doubtful.append(answer.node_id)
         else:
             yield answer
-    yield from exchange.ask(doubtful, DescribeRequest(), timeout_s)
+    yield from exchange.ask(doubtful, request, timeout_s)
 
 
 def choose_cohort(

@@ -15,6 +15,7 @@ class Failure(StrEnum):
     NO_ANSWER = "no_answer"  # nothing before the deadline
     NODE_ERROR = "node_error"  # Flower reports that the node failed
     UNUSABLE_REPLY = "unusable_reply"  # not a message of this version, or of another shape
+    UNTRUSTED_SENDER = "untrusted_sender"  # the site's own key did not sign the answer
     UNTRUSTED_LEDGER = "untrusted_ledger"  # rolled back, forked, or no signed head at all
     NON_FINITE_UPDATE = "non_finite_update"  # NaN or infinity in the update
 
@@ -40,6 +41,10 @@ class Exchange(Protocol):
 
     def node_ids(self) -> list[int]:
         """Nodes that are connected now, ascending."""
+        ...
+
+    def site_of(self, node: int) -> str | None:
+        """The name of the site behind a node, as far as it is known."""
         ...
 
     def ask(self, nodes: Sequence[int], request: Request, timeout_s: float) -> Iterator[Answer]:

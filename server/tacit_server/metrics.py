@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from tacit_server.run_log import LoggedEvent, ProbeFinished, Progress, RoundFinished, RunStarted
+from tacit_server.run_log import LoggedEvent, Passing, ProbeFinished, RoundFinished, RunStarted
 
 
 class MetricsWriter:
@@ -21,7 +21,7 @@ class MetricsWriter:
         self._tensorboard = folder / "tensorboard"
         self._writer: SummaryWriter | None = None
 
-    def watch(self, event: LoggedEvent | Progress) -> None:
+    def watch(self, event: LoggedEvent | Passing) -> None:
         """Write the event's scalars; the first event of a run starts both files afresh."""
         if isinstance(event, RunStarted):
             self._start_afresh()

@@ -21,7 +21,7 @@ from tacit_common.strategy import ParameterVector, StrategyState
 from tacit_common.study import Study, WarmStartPlan
 from tacit_common.training import flatten_parameters, load_parameters, seeded_generator, views_for
 from tacit_server.checkpoint import CheckpointStore, RunState
-from tacit_server.cohort import Participant, meet_sites
+from tacit_server.cohort import Meeting, Patience, meet_sites
 from tacit_server.exchange import Exchange
 from tacit_server.metrics import MetricsWriter
 from tacit_server.probes import LabeledRecords, run_probe
@@ -42,6 +42,7 @@ from tacit_server.strategies import build_strategy
 from tacit_server.warm_start import warm_start
 
 _CPU = torch.device("cpu")
+_AT_ONCE = Patience()
 _PUBLIC_LOSS_IMAGES = 32  # cheap enough for every round, and always the same ones
 
 
@@ -80,8 +81,10 @@ class Coordinator:
         device: torch.device = _CPU,
         scoring: LabeledRecords | None = None,
         watchers: Sequence[Watcher] = (),
+        patience: Patience = _AT_ONCE,
     ) -> None:
         self._study = study
+        self._patience = patience
         self._schedule = schedule
         self._folder = folder
         self._plugins = plugins
@@ -102,14 +105,19 @@ class Coordinator:
         state = self._folder.checkpoints.read_newest(study_digest=self._study.digest())
         if state is not None:
             exchange.heads.restore(state.heads)  # before any site can speak
-        participants = meet_sites(exchange, self._study.federation.deadline_s)
+        meeting = meet_sites(exchange, self._study, patience=self._patience, heard=self._heard)
         if state is None:
-            state = self._begin(exchange, participants)
+            state = self._begin(exchange, meeting)
         else:
             self._log.mend(state.events)
             state = self._record(exchange, state, RunResumed(after_round=state.round))
         federation = Federation(
-            state.run, self._study, self._schedule, participants, exchange, self._strategy
+            state.run,
+            self._study,
+            self._schedule,
+            meeting.participants,
+            exchange,
+            self._strategy,
         )
         state = self._probe(federation, state, "before")
         while state.round < self._study.federation.rounds:
@@ -127,7 +135,10 @@ class Coordinator:
         self._metrics.close()
         return state
 
-    def _begin(self, exchange: Exchange, participants: list[Participant]) -> RunState:
+    def _heard(self, meeting: Meeting) -> None:
+        self._log.gathering([one.site for one in meeting.participants], meeting.refused)
+
+    def _begin(self, exchange: Exchange, meeting: Meeting) -> RunState:
         """Warm start, and the first checkpoint."""
         run = uuid4().hex
         started = RunStarted(
@@ -136,7 +147,8 @@ class Coordinator:
             rounds=self._study.federation.rounds,
             parameters=len(flatten_parameters(self._model)),
             noise_multiplier=self._schedule.noise_multiplier,
-            sites={p.site: p.declared_units for p in participants},
+            sites={one.site: one.declared_units for one in meeting.participants},
+            refused=meeting.refused,
         )
         events: list[LoggedEvent] = [started]
         self._log.mend(events)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from tacit_common.files import write_atomically
 from tacit_common.probes.contract import Interval
+from tacit_common.report.account import SiteAccount
 
 
 class _Event(BaseModel):
@@ -33,6 +34,7 @@ class RunStarted(_Event):
     parameters: int
     noise_multiplier: float | None
     sites: dict[str, int] = Field(description="Site to declared units.")
+    refused: dict[str, str] = Field(default={}, description="Site to code: did not join.")
 
 
 class RunResumed(_Event):
@@ -81,6 +83,15 @@ class ProbeFinished(_Event):
     accuracy: Interval | None = Field(description="On the coordinator's public labelled data.")
 
 
+class AccountsCollected(_Event):
+    """The sites have said what the run cost their data, for the report."""
+
+    event: Literal["accounts_collected"] = "accounts_collected"
+    sites: dict[str, int] = Field(description="Site to declared units: who was asked.")
+    accounts: dict[str, SiteAccount] = Field(description="Site to its account.")
+    missing: dict[str, str] = Field(description="Site to code: refused, silent or unusable.")
+
+
 class RunFinished(_Event):
     """All rounds and probes are done and the encoder is written."""
 
@@ -89,7 +100,13 @@ class RunFinished(_Event):
 
 
 LoggedEvent = Annotated[
-    RunStarted | RunResumed | WarmStarted | RoundFinished | ProbeFinished | RunFinished,
+    RunStarted
+    | RunResumed
+    | WarmStarted
+    | RoundFinished
+    | ProbeFinished
+    | AccountsCollected
+    | RunFinished,
     Field(discriminator="event"),
 ]
 LOGGED_EVENT: TypeAdapter[LoggedEvent] = TypeAdapter(LoggedEvent)
@@ -107,7 +124,15 @@ class Progress(BaseModel):
     total: int
 
 
-Watcher = Callable[[LoggedEvent | Progress], None]
+class Gathering(BaseModel):
+    """Who has joined so far, and who has not and why: for a display, not for the log."""
+
+    joined: list[str]
+    refused: dict[str, str] = Field(description="Site to code.")
+
+
+Passing = Progress | Gathering
+Watcher = Callable[[LoggedEvent | Passing], None]
 
 
 class RunLog:
@@ -136,7 +161,11 @@ class RunLog:
         """Tell the watchers how far the present stage is."""
         self._tell(Progress(stage=stage, label=label, done=done, total=total))
 
-    def _tell(self, event: LoggedEvent | Progress) -> None:
+    def gathering(self, joined: list[str], refused: dict[str, str]) -> None:
+        """Tell the watchers who would take part."""
+        self._tell(Gathering(joined=joined, refused=refused))
+
+    def _tell(self, event: LoggedEvent | Passing) -> None:
         for watcher in self._watchers:
             watcher(event)
 

@@ -13,7 +13,9 @@ import typer
 from tacit_client.cli import embed, site_app
 from tacit_common import __version__
 from tacit_common.cli import ask_for_tracebacks, run_command
-from tacit_common.commands import plan, report_app
+from tacit_common.commands import health, plan, report_app
+from tacit_server.cli import server_app
+from tacit_server.witness.cli import witness_app
 from tacit_simulations.audit_command import audit
 
 if TYPE_CHECKING:
@@ -33,6 +35,9 @@ app.command()(plan)
 app.command()(audit)
 app.command()(embed)
 app.add_typer(site_app, name="site")
+app.add_typer(server_app, name="server")
+app.add_typer(witness_app, name="witness")
+app.command()(health)
 app.add_typer(report_app, name="report")
 
 StudyArgument = Annotated[

@@ -24,7 +24,9 @@ from rich.table import Column, Table
 from tacit_common.report import numbers
 from tacit_common.study import Study
 from tacit_server.run_log import (
+    AccountsCollected,
     LoggedEvent,
+    Passing,
     ProbeFinished,
     Progress,
     RoundFinished,
@@ -49,7 +51,7 @@ class Display(Protocol):
         trace: TracebackType | None,
     ) -> None: ...
 
-    def watch(self, event: LoggedEvent | Progress) -> None:
+    def watch(self, event: LoggedEvent | Passing) -> None:
         """Called for every event and all progress."""
         ...
 
@@ -72,9 +74,9 @@ class _Quiet:
 class PlainDisplay(_Quiet):
     """One line an event, for logs and pipes."""
 
-    def watch(self, event: LoggedEvent | Progress) -> None:
+    def watch(self, event: LoggedEvent | Passing) -> None:
         """Print what happened, with the time of day."""
-        if isinstance(event, Progress):
+        if isinstance(event, Passing):
             return
         line = describe(event)
         print(f"{event.at.astimezone():%H:%M:%S}  {line}", flush=True)
@@ -83,9 +85,9 @@ class PlainDisplay(_Quiet):
 class JsonDisplay(_Quiet):
     """One JSON object a line, as in the run's events.jsonl."""
 
-    def watch(self, event: LoggedEvent | Progress) -> None:
+    def watch(self, event: LoggedEvent | Passing) -> None:
         """Print the event itself."""
-        if not isinstance(event, Progress):
+        if not isinstance(event, Passing):
             print(event.model_dump_json(), flush=True)
 
 
@@ -121,10 +123,10 @@ class LiveDisplay:
     ) -> None:
         self._live.__exit__(kind, error, trace)
 
-    def watch(self, event: LoggedEvent | Progress) -> None:
+    def watch(self, event: LoggedEvent | Passing) -> None:
         """Take in what happened; the screen follows by itself."""
-        if isinstance(event, Progress):
-            if event.stage != "round":
+        if isinstance(event, Passing):
+            if isinstance(event, Progress) and event.stage != "round":
                 self._advance(event.label, event.done, event.total, "")
             return
         if isinstance(event, RoundFinished):
@@ -176,9 +178,12 @@ def describe(event: LoggedEvent) -> str:
         case RunStarted():
             noise = event.noise_multiplier
             terms = "no differential privacy" if noise is None else f"noise multiplier {noise:.3f}"
+            absent = "".join(
+                f", {site} did not join: {code}" for site, code in event.refused.items()
+            )
             return (
                 f"{len(event.sites)} sites, {event.rounds} rounds, "
-                f"{event.parameters:,} parameters, {terms}"
+                f"{event.parameters:,} parameters, {terms}{absent}"
             )
         case RunResumed():
             return f"resumed after round {event.after_round}"
@@ -194,6 +199,9 @@ def describe(event: LoggedEvent) -> str:
             scored = "" if event.accuracy is None else f": {event.accuracy.value:.1%}"
             cost = "not private" if event.epsilon is None else f"ε {event.epsilon:g} a site"
             return f"{event.kind} probe {event.when} the rounds{scored} ({cost})"
+        case AccountsCollected():
+            missing = "".join(f", none of {site}: {code}" for site, code in event.missing.items())
+            return f"accounts of {len(event.accounts)} of {len(event.sites)} sites{missing}"
         case RunFinished():
             return f"finished after {event.rounds} rounds"
 

@@ -21,16 +21,14 @@ from flwr.app import (
     Error,
     Message,
     RecordDict,
-    UserConfig,
 )
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
 from tacit_client.app import make_client_app
 from tacit_client.site import Site
 from tacit_common.errors import UsageError
+from tacit_common.flower.apps import Run, begin_task, make_context
 from tacit_server.app import make_server_app
 from tacit_server.exchange import Exchange
 
@@ -39,7 +37,7 @@ ResultT = TypeVar("ResultT")
 # Flower narrates every aggregation; the run's own log says it once.
 logging.getLogger("flwr").setLevel(logging.ERROR)
 
-_SERVER_NODE = 1
+_RUN, _SERVER_NODE = 1, 1
 _CLIENT_FAILED = 1  # Flower's ErrorCode for a ClientApp that raised
 _CONNECT_S, _CONNECT_POLL_S = 60.0, 0.05  # for Flower's simulation to register its nodes
 
@@ -57,12 +55,12 @@ def run_in_process(
     coordinate: Callable[[Exchange], ResultT], open_site: Callable[[int], Site], sites: int
 ) -> ResultT:
     """Run the server and all sites in this process and return what `coordinate` returns."""
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, _SERVER_NODE
+    begin_task(run_id=_RUN, node_id=_SERVER_NODE)
     client_app = make_client_app(lambda context: open_site(_partition(context)))
     grid = InProcessGrid(client_app, sites)
     results: list[ResultT] = []
     server_app = make_server_app(lambda exchange: results.append(coordinate(exchange)))
-    server_app(grid, _context(_SERVER_NODE, {}))
+    server_app(grid, make_context(run_id=_RUN, node_id=_SERVER_NODE, node_config={}))
     return results[0]
 
 
@@ -75,14 +73,16 @@ class InProcessGrid(Grid):
     def __init__(self, client_app: ClientApp, sites: int) -> None:
         self._client_app = client_app
         self._contexts = {
-            _SERVER_NODE + 1 + index: _context(
-                _SERVER_NODE + 1 + index, {"partition-id": index, "num-partitions": sites}
+            _SERVER_NODE + 1 + index: make_context(
+                run_id=_RUN,
+                node_id=_SERVER_NODE + 1 + index,
+                node_config={"partition-id": index, "num-partitions": sites},
             )
             for index in range(sites)
         }
         self._waiting: deque[Message] = deque()
         self._sent = 0
-        self._run = Run.create_empty(run_id=1)
+        self._run = Run.create_empty(run_id=_RUN)
 
     def set_run(self, run: Run) -> None:
         """Flower's interface; a run is set from the start."""
@@ -198,12 +198,6 @@ def run_on_ray(
 
 def _partition(context: Context) -> int:
     return int(context.node_config["partition-id"])
-
-
-def _context(node_id: int, node_config: UserConfig) -> Context:
-    return Context(
-        run_id=1, node_id=node_id, node_config=node_config, state=RecordDict(), run_config={}
-    )
 
 
 def _copy(message: Message) -> Message:

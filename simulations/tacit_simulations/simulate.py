@@ -5,9 +5,7 @@
 Every stage can be killed and taken up again: what is in the folder is not done twice.
 """
 
-import fcntl
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +16,7 @@ from tacit_client.data import LabeledArraySource
 from tacit_client.gate import require_separable
 from tacit_client.probe import require_labels
 from tacit_common.errors import StudyError, UsageError
-from tacit_common.files import write_atomically
+from tacit_common.files import locked_folder, write_atomically
 from tacit_common.identity import Identity
 from tacit_common.model import build_model
 from tacit_common.plugins import PluginTable
@@ -34,7 +32,7 @@ from tacit_simulations.audit_record import read_audit
 from tacit_simulations.datasets import LabeledImages
 from tacit_simulations.engine import RayOptions, run_in_process, run_on_ray
 from tacit_simulations.judgement import judge
-from tacit_simulations.results import build_report
+from tacit_simulations.results import simulated_report
 from tacit_simulations.sites import SimulatedSites, certificates_path, training_device
 
 STUDY = "study.toml"
@@ -181,7 +179,7 @@ def simulate(
     require_affordable(study)
     schedule = calibrate(study.travelling())
     torch.set_num_threads(plan.threads)
-    with _locked(folder):
+    with locked_folder(folder, "running this simulation"):
         sites = SimulatedSites(study, plan, folder)
         data = sites.prepare()
         if study.probes:
@@ -202,7 +200,7 @@ def simulate(
             state = run_on_ray(coordinator.run, sites.open, plan.sites, ray)
         sites.close()
         judgement = judge(study, plan, state, data)
-        report = build_report(
+        report = simulated_report(
             study,
             schedule,
             state,
@@ -223,18 +221,3 @@ def _scoring(data: LabeledImages) -> LabeledRecords | None:
     if not isinstance(data.test, LabeledArraySource):
         return None
     return LabeledRecords(data.test.images, data.test.labels)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time in a run's folder."""
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                f"'{folder}' is in use",
-                why="another process is running this simulation",
-                fix="wait for it to end, or stop it",
-            ) from None
-        yield

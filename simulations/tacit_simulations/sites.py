@@ -233,9 +233,11 @@ def policy_of(study: StudyFile) -> SitePolicy:
     """Simulated operators allow what the study asks for, unless it names another cap."""
     privacy = study.privacy
     if not isinstance(privacy, LocalPrivacyPlan):
-        return SitePolicy(unit="record", epsilon_cap=1.0, delta=1e-5, allow_non_private=True)
+        return SitePolicy.rehearsal(
+            unit="record", epsilon_cap=1.0, delta=1e-5, allow_non_private=True
+        )
     named = None if study.simulation is None else study.simulation.epsilon_cap
-    return SitePolicy(
+    return SitePolicy.rehearsal(
         unit=privacy.unit,
         epsilon_cap=named or privacy.epsilon,
         delta=privacy.delta,

@@ -42,7 +42,11 @@ def _accuracy_table(evaluation: Evaluation, report: Report) -> Table:
     name = "DP probe" if isinstance(report.privacy, LocalPrivacy) else "probe"
     table.add_column(name, justify="right", no_wrap=True)
     # Only two encoders were ever probed at the sites: the one before and the one after.
-    probes = {probe.when: _interval(probe.accuracy) for probe in report.probes}
+    probes = {
+        probe.when: _interval(probe.accuracy)
+        for probe in report.probes
+        if probe.accuracy is not None
+    }
     *others, start, result = evaluation.rows
     charged = [*("" for _ in others), probes.get("before", ""), probes.get("after", "")]
     for row, probe in zip([*others, start, result], charged, strict=True):

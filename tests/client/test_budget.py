@@ -175,7 +175,7 @@ def test_a_refused_proposal_is_refused_by_the_policy_too(
     study = make_study()
     for cap in (CAP, Cap(epsilon=4.0, delta=DELTA)):
         (proposal,) = budget_of(verified(ledger), cap, study).proposals
-        policy = SitePolicy(
+        policy = SitePolicy.rehearsal(
             unit="record", epsilon_cap=cap.epsilon, delta=cap.delta, allow_non_private=False
         )
         schedule = calibrate(study)

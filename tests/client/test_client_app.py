@@ -148,14 +148,14 @@ def name_of(error: object) -> str:
 @pytest.mark.parametrize(("error", "code"), EXPECTED.items(), ids=name_of)
 @pytest.mark.parametrize("place", ["in the work", "on opening the site"])
 def test_every_failure_leaves_as_a_fixed_code_and_nothing_else(
-    error: Exception, code: RefusalCode, place: str
+    make_study: MakeStudy, error: Exception, code: RefusalCode, place: str
 ) -> None:
     def site_of(opened: Context) -> Site:
         if place == "on opening the site":
             raise error
         return Failing(error)  # type: ignore[return-value]
 
-    reply = reply_to(asked(DescribeRequest()), site_of)
+    reply = reply_to(asked(DescribeRequest(make_study())), site_of)
     assert not reply.has_error()
     assert decoded(reply) == Refusal(code=code)
     assert SECRET.encode() not in serialised(reply)
@@ -172,14 +172,16 @@ def test_every_error_of_ours_was_tried() -> None:
     assert below(TacitError) - {type(error) for error in EXPECTED} == {TacitError}
 
 
-def test_what_happened_stays_in_the_sites_own_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_happened_stays_in_the_sites_own_log(
+    make_study: MakeStudy, caplog: pytest.LogCaptureFixture
+) -> None:
     logging.disable(logging.NOTSET)
 
     def broken(opened: Context) -> Site:
         raise ValueError(SECRET)
 
     with caplog.at_level(logging.WARNING, logger="tacit_client.app"):
-        reply_to(asked(DescribeRequest()), broken)
+        reply_to(asked(DescribeRequest(make_study())), broken)
     assert SECRET in caplog.text
 
 
@@ -302,7 +304,7 @@ def test_replies_hold_the_fields_of_the_allow_list_and_no_others(
         "body": '{"protocol":1}',
         "statistics": ("<f8", (statistics,), "tacit.raw"),
     }
-    described = ask(DescribeRequest())
+    described = ask(DescribeRequest(study))
     assert described["kind"] == "description"
     assert described.keys() == {"kind", "body"}
     assert SiteDescription.model_fields.keys() == {
@@ -403,7 +405,9 @@ def test_probes_move_by_no_more_than_their_sensitivity(
 def test_a_refusal_over_budget_is_the_same_whatever_the_data(
     make_site: MakeSite, make_study: MakeStudy, train_request: Ask
 ) -> None:
-    policy = SitePolicy(unit="record", epsilon_cap=0.1, delta=1e-5, allow_non_private=False)
+    policy = SitePolicy.rehearsal(
+        unit="record", epsilon_cap=0.1, delta=1e-5, allow_non_private=False
+    )
     request = asked(train_request(make_study()))
     replies = [
         reply_of(make_site(folder=f"{n}", records=n, policy=policy), request) for n in (1, 40)

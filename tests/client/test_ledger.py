@@ -563,7 +563,7 @@ from tacit_common.privacy.events import GaussianRelease
 from tacit_common.privacy.spend import Spend
 
 path = Path(sys.argv[1])
-policy = SitePolicy(
+policy = SitePolicy.rehearsal(
     unit="record", epsilon_cap=float(sys.argv[2]), delta=1e-5, allow_non_private=False
 )
 

@@ -137,7 +137,7 @@ def requests(
 ) -> dict[str, Request]:
     study = make_study(with_probe, "privacy.sampling_rate=0.9")
     return {
-        "describe": DescribeRequest(),
+        "describe": DescribeRequest(study),
         "train": train_request(study),
         "probe": probe_request(study),
     }

@@ -26,7 +26,7 @@ NOTHING = NonPrivateRelease()
 
 
 def policy(cap: float, *, delta: float = DELTA, allow_non_private: bool = False) -> SitePolicy:
-    return SitePolicy(
+    return SitePolicy.rehearsal(
         unit="record", epsilon_cap=cap, delta=delta, allow_non_private=allow_non_private
     )
 
@@ -159,12 +159,7 @@ def test_after_a_release_without_privacy_no_cap_can_be_kept() -> None:
     ids=str,
 )
 def test_a_policy_that_bounds_nothing_is_refused(wrong: dict[str, float]) -> None:
-    sound = {
-        "unit": "record",
-        "epsilon_cap": 1.0,
-        "delta": DELTA,
-        "allow_non_private": False,
-    }
+    sound = policy(1.0).model_dump()
     SitePolicy.model_validate(sound)
     with pytest.raises(ValidationError):
         SitePolicy.model_validate({**sound, **wrong})
@@ -172,12 +167,7 @@ def test_a_policy_that_bounds_nothing_is_refused(wrong: dict[str, float]) -> Non
 
 @pytest.mark.parametrize("field", ["epsilon_cap", "delta", "allow_non_private"])
 def test_no_field_of_a_policy_has_a_default(field: str) -> None:
-    sound = {
-        "unit": "record",
-        "epsilon_cap": 1.0,
-        "delta": DELTA,
-        "allow_non_private": False,
-    }
+    sound = policy(1.0).model_dump()
     del sound[field]
     with pytest.raises(ValidationError, match="Field required"):
         SitePolicy.model_validate(sound)

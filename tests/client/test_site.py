@@ -157,11 +157,11 @@ def test_a_probe_pays_then_reads_then_stores_then_commits(
 
 
 def test_a_description_reads_nothing_and_costs_nothing(
-    make_site: MakeSite, journal: list[str]
+    make_site: MakeSite, study: Study, journal: list[str]
 ) -> None:
     site = make_site(source=Unreadable(journal))
     journal.clear()
-    reply = site.answer(DescribeRequest())
+    reply = site.answer(DescribeRequest(study))
     assert isinstance(reply, SiteDescription)
     assert (reply.site, reply.declared_units) == ("site-0", 30)
     assert journal == []
@@ -379,7 +379,9 @@ def test_without_privacy_a_repeated_request_repeats_itself(
 def test_a_request_over_budget_reads_nothing_and_reserves_nothing(
     make_site: MakeSite, study: Study, train_request: Ask, journal: list[str]
 ) -> None:
-    policy = SitePolicy(unit="record", epsilon_cap=0.5, delta=1e-5, allow_non_private=False)
+    policy = SitePolicy.rehearsal(
+        unit="record", epsilon_cap=0.5, delta=1e-5, allow_non_private=False
+    )
     site = watched(make_site, journal, policy=policy)
     assert refused(site, train_request(study)) is RefusalCode.BUDGET
     assert journal == []
@@ -390,7 +392,9 @@ def test_the_budget_of_a_site_counts_every_study_and_run(
 ) -> None:
     """Each plan of ε = 8 is held whole; two fit below 15, whoever asks, and a third does not."""
     one, other = make_study(EVERYBODY), make_study(EVERYBODY, "seed=9")
-    policy = SitePolicy(unit="record", epsilon_cap=15.0, delta=1e-5, allow_non_private=False)
+    policy = SitePolicy.rehearsal(
+        unit="record", epsilon_cap=15.0, delta=1e-5, allow_non_private=False
+    )
     site = make_site(policy=policy)
     site.answer(train_request(one, run="first"))
     site.answer(train_request(other, run="second"))
@@ -403,7 +407,9 @@ def test_a_plan_that_takes_the_whole_cap_is_finished_and_followed_by_nothing(
     make_site: MakeSite, make_study: MakeStudy, train_request: Ask
 ) -> None:
     study = make_study(EVERYBODY)
-    policy = SitePolicy(unit="record", epsilon_cap=8.0, delta=1e-5, allow_non_private=False)
+    policy = SitePolicy.rehearsal(
+        unit="record", epsilon_cap=8.0, delta=1e-5, allow_non_private=False
+    )
     site = make_site(policy=policy)
     for number in (1, 2):
         site.answer(train_request(study, round=number))
@@ -417,7 +423,9 @@ def test_a_round_that_is_asked_for_again_with_other_parameters_is_no_part_of_the
 ) -> None:
     """Else a server could have round 1 as often as it likes, for one payment of the plan."""
     study = make_study(EVERYBODY)
-    policy = SitePolicy(unit="record", epsilon_cap=8.0, delta=1e-5, allow_non_private=False)
+    policy = SitePolicy.rehearsal(
+        unit="record", epsilon_cap=8.0, delta=1e-5, allow_non_private=False
+    )
     site = make_site(policy=policy)
     request = train_request(study)
     site.answer(request)
@@ -454,7 +462,7 @@ def test_a_site_admits_studies_of_its_own_unit_alone(
 ) -> None:
     cap = ["privacy.records_per_subject=3"] if asked == "subject" else []
     study = make_study(f"privacy.unit={asked}", *cap)
-    policy = SitePolicy(unit=kept, epsilon_cap=100.0, delta=1e-5, allow_non_private=False)
+    policy = SitePolicy.rehearsal(unit=kept, epsilon_cap=100.0, delta=1e-5, allow_non_private=False)
     site = make_site(policy=policy)
     assert refused(site, train_request(study)) is RefusalCode.POLICY
     assert kinds(site) == []
@@ -467,7 +475,9 @@ def test_a_unit_does_not_change_when_the_operator_changes_the_policy(
     by_record = make_study()
     make_site().answer(train_request(by_record))
     by_subject = make_study("privacy.unit=subject", "privacy.records_per_subject=3")
-    changed = SitePolicy(unit="subject", epsilon_cap=100.0, delta=1e-5, allow_non_private=False)
+    changed = SitePolicy.rehearsal(
+        unit="subject", epsilon_cap=100.0, delta=1e-5, allow_non_private=False
+    )
     site = make_site(policy=changed)
     assert refused(site, train_request(by_subject, run="second")) is RefusalCode.BUDGET
     assert kinds(site).count("RESERVE") == 1
@@ -504,7 +514,9 @@ def test_a_head_of_another_site_is_no_witness(
 def test_mode_none_needs_the_operators_leave(
     make_site: MakeSite, make_study: MakeStudy, no_privacy: str, train_request: Ask
 ) -> None:
-    strict = SitePolicy(unit="record", epsilon_cap=1e6, delta=1e-5, allow_non_private=False)
+    strict = SitePolicy.rehearsal(
+        unit="record", epsilon_cap=1e6, delta=1e-5, allow_non_private=False
+    )
     site = make_site(policy=strict)
     assert refused(site, train_request(make_study(no_privacy))) is RefusalCode.POLICY
     assert kinds(site) == []

@@ -232,7 +232,7 @@ def test_plans_descriptions_and_sizes_do_not_follow_from_the_number_of_records(
         site = make_site(name, source=Forty(count))
         update = site.answer(train_request(study))
         statistics = site.answer(probe_request(study))
-        described = site.answer(DescribeRequest())
+        described = site.answer(DescribeRequest(study))
         assert isinstance(update, TrainReply)
         assert isinstance(statistics, ProbeReply)
         assert isinstance(described, SiteDescription)

@@ -47,7 +47,7 @@ def race(name):
     ledger = Ledger(folder / "ledger.db", site="site-0", identity=identity)
     site = Site(
         name="site-0", source=source, declared_units=20,
-        policy=SitePolicy(unit="record", epsilon_cap=cap, delta=1e-5, allow_non_private=False),
+        policy=SitePolicy.rehearsal(unit="record", epsilon_cap=cap, delta=1e-5, allow_non_private=False),
         ledger=ledger, atoms=bind(ledger, identity, source, lineage="race"),
         certificates=Certificates(folder / "certificates.json"), outbox=Outbox(folder / "outbox"),
         plugins=PluginTable(), random=SecureRandom(),

@@ -110,7 +110,7 @@ def failing(message: Message) -> Message:
 
 def ask(grid: LateGrid, timeout_s: float = 60.0) -> Iterator[Answer]:
     exchange = GridExchange(grid)
-    return exchange.ask(exchange.node_ids(), DescribeRequest(), timeout_s)
+    return exchange.ask(exchange.node_ids(), DescribeRequest(STUDY), timeout_s)
 
 
 @pytest.fixture(autouse=True)
@@ -159,7 +159,7 @@ def test_every_node_is_asked_the_same_question(saying: Callable[..., Answering])
     grid = LateGrid({node: saying(described(node)) for node in (2, 3)}, [[2, 3]])
     list(ask(grid, timeout_s=9.0))
     for message in grid.pushed.values():
-        assert decode_request(message.content) == DescribeRequest()
+        assert decode_request(message.content) == DescribeRequest(STUDY)
         assert message.metadata.message_type == "query.describe"
         assert message.metadata.ttl == 9.0
 
@@ -198,7 +198,7 @@ def test_a_node_that_breaks_is_matched_by_its_message_and_not_by_its_sender(
 MALFORMED = {
     "empty": RecordDict(),
     "another kind": RecordDict({"tacit": ConfigRecord({"kind": "exec", "body": "{}"})}),
-    "a request": encode(DescribeRequest()),
+    "a request": encode(DescribeRequest(STUDY)),
     "a wrong array": RecordDict(
         {
             "tacit": ConfigRecord({"kind": "update", "body": '{"train_loss":null}'}),
@@ -271,7 +271,7 @@ def test_the_exchange_polls_often_enough_to_cost_a_round_little(
 
 def rounds_of(grid: LateGrid, schedule: list[list[int]], exchange: GridExchange) -> list[Answer]:
     grid._schedule = schedule
-    return list(exchange.ask(exchange.node_ids(), DescribeRequest(), 1.0))
+    return list(exchange.ask(exchange.node_ids(), DescribeRequest(STUDY), 1.0))
 
 
 def test_an_answer_without_a_signed_head_does_not_count_but_a_refusal_may_have_none() -> None:

@@ -100,7 +100,7 @@ def test_what_a_site_does_to_its_reply_afterwards_does_not_reach_the_server(
         sent.append(with_head(reply, heads_of(str(context.node_id), 1)[0]))
         return Message(sent[-1], reply_to=message)
 
-    answers = asked_all(app_of(keeps), 3, DescribeRequest())
+    answers = asked_all(app_of(keeps), 3, DescribeRequest(STUDY))
     updates = [answer.reply for answer in answers]
     assert all(isinstance(update, TrainReply) for update in updates)
     assert [float(u.update[0]) for u in updates if isinstance(u, TrainReply)] == [0.0, 1.0, 2.0]
@@ -114,7 +114,7 @@ def test_a_client_app_that_raises_is_a_node_error_of_that_node_alone(heads_of: H
         reply = SiteDescription(site=name, declared_units=1, tacit_version="0")
         return Message(with_head(encode(reply), heads_of(name, 1)[0]), reply_to=message)
 
-    answers = asked_all(app_of(second_fails), 3, DescribeRequest())
+    answers = asked_all(app_of(second_fails), 3, DescribeRequest(STUDY))
     assert [type(answer.reply) for answer in answers] == [SiteDescription, Failure, SiteDescription]
     assert answers[1].reply is Failure.NODE_ERROR
 
@@ -123,7 +123,7 @@ def test_a_site_that_cannot_be_opened_answers_with_a_code() -> None:
     def unopened(context: Context) -> Site:
         raise OSError("no such folder")
 
-    (answer,) = asked_all(make_client_app(unopened), 1, DescribeRequest())
+    (answer,) = asked_all(make_client_app(unopened), 1, DescribeRequest(STUDY))
     assert answer.reply == Refusal(code=RefusalCode.INTERNAL)
 
 
@@ -136,7 +136,7 @@ def test_a_site_works_when_it_is_its_turn_so_that_answers_stream() -> None:
         return Message(encode(reply), reply_to=message)
 
     exchange = GridExchange(InProcessGrid(app_of(works), 3))
-    for number, _ in enumerate(exchange.ask(exchange.node_ids(), DescribeRequest(), 60.0)):
+    for number, _ in enumerate(exchange.ask(exchange.node_ids(), DescribeRequest(STUDY), 60.0)):
         assert worked == list(range(number + 1))
 
 
@@ -149,7 +149,7 @@ def test_send_and_receive_gives_every_reply() -> None:
 
     grid = InProcessGrid(app_of(works), 3)
     messages = [
-        Message(encode(DescribeRequest()), dst_node_id=node, message_type="query.describe")
+        Message(encode(DescribeRequest(STUDY)), dst_node_id=node, message_type="query.describe")
         for node in grid.get_node_ids()
     ]
     replies = [decode_reply(reply.content) for reply in grid.send_and_receive(messages)]

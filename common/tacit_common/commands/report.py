@@ -174,7 +174,8 @@ def _report_of(run: Path) -> Path:
         raise UsageError(
             f"'{run.name}' has no report",
             why="a run writes it when all of its rounds are done",
-            fix=f"finish the run: tacit simulate --resume {run}",
+            fix=f"finish the run: tacit simulate --resume {run}, or tacit server resume where it "
+            "is a deployed one",
         )
     return path
 

@@ -12,10 +12,11 @@ from tacit_common.report.claims import (
     Release,
     Signature,
 )
+from tacit_common.report.participation import Cohorts, Refusal, RoundReport, SiteReport
 from tacit_common.report.pictures import png_data_uri
 from tacit_common.report.render import render_html, write_report
 from tacit_common.report.schema import (
-    Cohorts,
+    Engine,
     Evaluation,
     EvaluationRow,
     Interval,
@@ -25,11 +26,8 @@ from tacit_common.report.schema import (
     Pictures,
     ProbeReport,
     Reconstruction,
-    Refusal,
     Report,
-    RoundReport,
     Run,
-    SiteReport,
     Software,
     StudyRecord,
 )
@@ -40,6 +38,7 @@ __all__ = [
     "Audit",
     "Cohorts",
     "CurvePoint",
+    "Engine",
     "Evaluation",
     "EvaluationRow",
     "GroupFigure",

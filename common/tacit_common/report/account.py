@@ -1,34 +1,44 @@
 """What a site's ledger says of one run: the part of a site's report that its rows decide."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from tacit_common.ledger_chain import Charge, VerifiedLedger
+from pydantic import Field
+
+from tacit_common.errors import PrivacyConfigError
+from tacit_common.ledger_chain import Charge, SignedHead, VerifiedLedger
 from tacit_common.privacy.accounting import PLANNING_INTERVAL
 from tacit_common.privacy.events import NonPrivateRelease, PrivacyEvent
 from tacit_common.privacy.spend import AtomSpend, Rule, Spend
+from tacit_common.report.parts import Count, Epsilon, Part, Text
 from tacit_common.report.recompute import Composition, grouped
 
 
-@dataclass(frozen=True)
-class SiteAccount:
-    """One site's figures of one run. The fields are named as in `SiteReport`, and
-    `composition` is its `composition` and `renyi_order`.
+class SiteAccount(Part):
+    """One site's figures of one run, for a report. The fields are named as in `SiteReport`.
 
     `spent` and all ε are of the atom that was charged most, among those that this run
     touched (among all, if it touched none). The ε are None without δ.
+
+    Guarantees: it follows from the rows of the ledger, which hold no record, no tag and no
+    count of records. What the rows depend on besides requests and policy is which atoms a
+    site's data sets share, and whether paid work failed (docs/privacy.md 8).
     """
 
-    atoms: tuple[str, ...]
+    atoms: tuple[Text, ...]
     spent: tuple[PrivacyEvent, ...]
-    composition: Composition | None
-    epsilon_after_round: tuple[float, ...] | None
-    epsilon_run: float | None
-    epsilon_total: float | None
-    epsilon_cap: float | None
-    reserves: int
-    never_committed: int
-    releases: int
+    composition: Literal["plan", "filter"] | None
+    renyi_order: float | None = Field(gt=1)
+    epsilon_after_round: tuple[Epsilon, ...] | None
+    epsilon_run: Epsilon | None
+    epsilon_total: Epsilon | None
+    epsilon_cap: float | None = Field(gt=0)
+    reserves: Count
+    never_committed: Count
+    releases: Count
+    ledger: SignedHead
 
 
 def site_account(
@@ -39,6 +49,10 @@ def site_account(
     `epsilon_cap` is that of the newest charge of the run (or else of the newest of all), and
     None where that cap is for a larger δ and so bounds nothing at this one. `reserves` and
     `never_committed` are of all runs, `releases` of this one.
+
+    Raises:
+        PrivacyConfigError: there is a δ, and something was released without privacy, so that
+            no ε is finite.
     """
     own = [charge for charge in ledger.charges if charge.run == run]
     spend = Spend.of(ledger)
@@ -47,10 +61,18 @@ def site_account(
     totals = [_total(ledger, spend, atom, delta) for atom in atoms or spend.atoms]
     # Of equal totals the first: max keeps it.
     most = max(totals, key=lambda total: total.epsilon or 0.0, default=_of_charges((), None, delta))
+    if most.epsilon is not None and not math.isfinite(most.epsilon):
+        raise PrivacyConfigError(
+            "a site has no finite ε",
+            why="data that the run touched was also released without differential privacy",
+            fix="report a private study of data that was never released so",
+        )
+    composition = most.composition
     return SiteAccount(
         atoms=atoms,
         spent=grouped(charge.event for charge in most.charges),
-        composition=most.composition,
+        composition=None if composition is None else composition.rule,
+        renyi_order=None if composition is None else composition.order,
         epsilon_after_round=_after_rounds(most, run, rounds_done, delta),
         epsilon_run=_of_run(most, run, delta),
         epsilon_total=most.epsilon,
@@ -58,6 +80,7 @@ def site_account(
         reserves=len(ledger.charges),
         never_committed=sum(not may_have_left(ledger, charge) for charge in ledger.charges),
         releases=sum(may_have_left(ledger, charge) for charge in own),
+        ledger=ledger.head,
     )
 
 

@@ -95,7 +95,10 @@ class LocalPrivacy(Part):
     adversary: Text
     transcript: Text = Field(description="What of a site's messages the statement covers.")
     epsilon_target: float = Field(gt=0, description="Budget of the run at each site.")
-    epsilon_spent: Epsilon = Field(description="The largest total over sites.")
+    epsilon_spent: Epsilon = Field(
+        description="The largest over sites: of the total where a site gave its account, else of "
+        "what this run may have cost."
+    )
     delta: float = Field(gt=0, lt=1)
     releases: tuple[Release, ...] = Field(min_length=1)
     sampler: Text = Field(description="As implemented.")
@@ -138,6 +141,7 @@ class NoPrivacy(Part):
     statement: Literal["no differential privacy"] = "no differential privacy"
     plain_statement: Text
     formal_statement: Text
+    setting: Text = Field(description="Who is trusted with what.")
     sampling_rate: float = Field(gt=0, le=1)
     steps: Count = Field(description="Steps that the whole plan takes at a site.")
     outputs: tuple[Text, ...] = Field(min_length=1, description="What left a site.")

@@ -19,6 +19,8 @@ Count = Annotated[int, Field(ge=0)]
 Epsilon = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
+ROUNDING = 1e-9  # what a figure may be off by through floating point alone
+
 
 class Part(BaseModel):
     """A part of a report: nothing unknown, nothing changed, nothing infinite."""

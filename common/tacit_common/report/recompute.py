@@ -31,7 +31,7 @@ from tacit_common.report.claims import (
 )
 
 if TYPE_CHECKING:
-    from tacit_common.report.schema import SiteReport
+    from tacit_common.report.participation import SiteReport
 
 CURVE_DELTAS = tuple(float(f"1e-{power}") for power in range(12, 2, -1))  # 1e-12, …, 1e-3
 GROUP_SIZES = (1, 2, 4, 8)

@@ -17,19 +17,16 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, JsonValue, model_validator
 
 from tacit_common import __version__
-from tacit_common.errors import RefusalCode
-from tacit_common.ledger_chain import SignedHead
-from tacit_common.privacy.events import PrivacyEvent
 from tacit_common.report.claims import LocalPrivacy, NoPrivacy
+from tacit_common.report.participation import Cohorts, RoundReport, SiteReport
 from tacit_common.report.parts import (
+    ROUNDING,
     Count,
     Digest,
     Epsilon,
     Moment,
     Part,
     Picture,
-    Share,
-    SiteName,
     Text,
 )
 from tacit_common.sources import sources_sha256
@@ -38,12 +35,13 @@ if TYPE_CHECKING:
     from tacit_common.probes.contract import Interval as ProbeInterval
     from tacit_common.study import Study
 
-SCHEMA_VERSION: Literal[2] = 2
-
-ROUNDING = 1e-9  # what an end of an interval may be off by through floating point alone
-
+SCHEMA_VERSION: Literal[3] = 3
 
 # --- the run ---------------------------------------------------------------------------
+
+
+Engine = Literal["in-process", "ray", "deployed"]
+"""Where the sites ran: in this process, on Ray, or on their own machines."""
 
 
 class Run(Part):
@@ -51,7 +49,7 @@ class Run(Part):
 
     name: Text
     id: Text
-    engine: Literal["in-process", "ray"]
+    engine: Engine
     status: Literal["complete", "interrupted"]
     started: Moment
     finished: Moment
@@ -120,73 +118,7 @@ class Software(Part):
         )
 
 
-# --- sites and rounds ------------------------------------------------------------------
-
-
-class SiteReport(Part):
-    """One data site, from its own ledger. The ε are None without differential privacy."""
-
-    name: SiteName
-    declared_units: int = Field(ge=1, description="Public; not the number that it holds.")
-    rounds_answered: Count
-    atoms: tuple[Text, ...] = Field(description="Parts of its data that this run touched.")
-    spent: tuple[PrivacyEvent, ...] = Field(
-        description="Everything ever reserved of the atom that was charged most, equal steps "
-        "taken together: what epsilon_total is composed from."
-    )
-    epsilon_after_round: tuple[Epsilon, ...] | None = Field(
-        description="Total ε spent when round 1, 2, … was over, at the report's δ."
-    )
-    epsilon_run: Epsilon | None = Field(description="Of this run alone, by PLD, at the report's δ.")
-    epsilon_total: Epsilon | None = Field(
-        description="Of everything ever reserved, failed rounds, probes and other runs included."
-    )
-    composition: Literal["plan", "filter"] | None = Field(
-        description="How epsilon_total is composed: by PLD where all of it was one plan, fixed "
-        "before its first release; else by the Rényi filter. None without differential privacy."
-    )
-    renyi_order: float | None = Field(
-        description="The filter's order, fixed before the first release; None under 'plan'.", gt=1
-    )
-    epsilon_cap: float | None = Field(description="The site's own bound on epsilon_total.", gt=0)
-    reserves: Count = Field(description="Requests that were paid for, of all runs.")
-    never_committed: Count = Field(
-        description="Reserves whose answer never left: paid all the same."
-    )
-    releases: Count = Field(description="Messages with content from records that left the site.")
-    ledger: SignedHead = Field(description="Where its ledger stood, signed by the site.")
-
-    @property
-    def epsilon_remaining(self) -> float | None:
-        """What is left below the cap; None without one."""
-        if self.epsilon_cap is None or self.epsilon_total is None:
-            return None
-        return max(0.0, self.epsilon_cap - self.epsilon_total)
-
-    @model_validator(mode="after")
-    def _adds_up(self) -> Self:
-        if self.never_committed > self.reserves:
-            raise ValueError("never_committed is above reserves")
-        run, total = self.epsilon_run, self.epsilon_total
-        if run is not None and total is not None and run > total * (1 + ROUNDING):
-            raise ValueError("epsilon_run is above epsilon_total, though it is a part of it")
-        return self
-
-
-class Cohorts(Part):
-    """Who took part in the rounds."""
-
-    registered: int = Field(ge=1, description="Sites of the federation.")
-    asked_per_round: int = Field(ge=1)
-    quorum: int = Field(ge=1, description="Answers that a round needs.")
-    smallest_answered: Count = Field(description="Over all finished rounds.")
-    worst_dropout: Share = Field(description="Largest share of a cohort without an answer.")
-    threshold: int | None = Field(
-        description="Sites whose noise shares must arrive: secure aggregation only."
-    )
-    collusion_bound: int | None = Field(
-        description="Sites that may collude with the server: secure aggregation only."
-    )
+# --- the models ------------------------------------------------------------------------
 
 
 class Models(Part):
@@ -195,47 +127,6 @@ class Models(Part):
     parameters: int = Field(ge=1, description="Number of trained parameters.")
     initial_sha256: Digest = Field(description="Before the first round, float32 in one vector.")
     final_sha256: Digest = Field(description="After the last round.")
-
-
-class Refusal(Part):
-    """A site declined; the code is all that it says."""
-
-    site: SiteName
-    code: RefusalCode
-
-
-class RoundReport(Part):
-    """One round, as the server saw it."""
-
-    number: int = Field(ge=1)
-    asked: tuple[SiteName, ...]
-    answered: tuple[SiteName, ...]
-    refused: tuple[Refusal, ...]
-    seconds: float = Field(ge=0)
-    mean_update_norm: float = Field(
-        ge=0, description="L2 norm of the mean update that the strategy received."
-    )
-    validation_loss: float | None = Field(
-        description="The objective on public procedural images: no record is involved."
-    )
-    training_loss: float | None = Field(
-        default=None, description="Mean over sites; private, so without DP only."
-    )
-
-    @model_validator(mode="after")
-    def _adds_up(self) -> Self:
-        heard = [*self.answered, *(refusal.site for refusal in self.refused)]
-        if len(set(heard)) < len(heard):
-            raise ValueError("a site answers or refuses, once")
-        if not set(heard) <= set(self.asked):
-            raise ValueError("a site that was not asked answered or refused")
-        return self
-
-    @property
-    def silent(self) -> tuple[str, ...]:
-        """Sites that were asked and sent nothing before the deadline."""
-        heard = {*self.answered, *(refusal.site for refusal in self.refused)}
-        return tuple(site for site in self.asked if site not in heard)
 
 
 # --- how good the encoder is -----------------------------------------------------------
@@ -269,7 +160,9 @@ class ProbeReport(Part):
     name: Text
     when: Literal["before", "after"]
     epsilon_per_site: Epsilon | None = Field(description="None without differential privacy.")
-    accuracy: Interval
+    accuracy: Interval | None = Field(
+        description="On public labelled records of the coordinator's; None if it has none."
+    )
 
 
 class EvaluationRow(Part):
@@ -344,7 +237,7 @@ class Pictures(Part):
 class Report(Part):
     """A run, what it could reveal, and how good its encoder is."""
 
-    schema_version: Literal[2] = SCHEMA_VERSION
+    schema_version: Literal[3] = SCHEMA_VERSION
     run: Run
     study: StudyRecord
     software: Software
@@ -389,13 +282,16 @@ class Report(Part):
             return self
         if any(r.training_loss is not None for r in self.rounds):
             raise ValueError("a training loss is private: it is shown under mode 'none' only")
-        spent = [site.epsilon_total for site in self.sites if site.epsilon_total is not None]
+        spent = [site.epsilon_known for site in self.sites if site.epsilon_known is not None]
         runs = [site.epsilon_run for site in self.sites]
         if len(spent) < len(self.sites) or None in runs or None in charges:
             raise ValueError("under mode 'local' every site and every probe has its ε")
         if max(spent) != self.privacy.epsilon_spent:
-            raise ValueError("epsilon_spent is not the largest epsilon_total")
-        if any(len(s.epsilon_after_round or ()) != self.run.rounds_done for s in self.sites):
+            raise ValueError(
+                "epsilon_spent is not the largest epsilon_total, or epsilon_run without an account"
+            )
+        disclosed = [site for site in self.sites if site.is_disclosed]
+        if any(len(s.epsilon_after_round or ()) != self.run.rounds_done for s in disclosed):
             raise ValueError("a site has one ε after each round")
         return self
 

@@ -148,6 +148,11 @@ LOCAL_SETTING = (
     "machine and its own copy of the software."
 )
 
+NONE_SETTING = (
+    "A central server and many sites. The server sees what each site sent, as it is: whoever runs "
+    "it has to be trusted with all that it may reveal."
+)
+
 LOCAL_ACCESSES_EXCLUDED = (
     "The site's own preparation of its data: importing, cleaning, removing duplicates, and "
     "choosing which records take part. Nothing of it is sent, and nothing of it is counted.",
@@ -188,7 +193,7 @@ def none_outputs(*, has_probes: bool) -> tuple[str, ...]:
     probes = ("For each probe, one vector of statistics of the labelled records, without noise.",)
     return (
         "For each round that the site answered, one vector: how the parameters changed, without "
-        "noise, and with it the mean training loss.",
+        "noise, and with it the mean training loss, unless the site’s policy keeps that back.",
         *(probes if has_probes else ()),
         *_PUBLIC_OUTPUTS,
     )
@@ -230,7 +235,8 @@ def local_not_covered(unit: Unit) -> tuple[str, ...]:
         "a server that crafts parameters to blow rounding up is not excluded by the proof.",
         "Other uses of the same records that are not in the ledgers behind these figures.",
         "That data were added at a site, or that two of its data sets share records, be it one. "
-        "The number of the ledger's last row, which goes with every answer, may show it.",
+        "The number of the ledger's last row, which goes with every answer, and the figures of the "
+        "site in this report may show it.",
         "Attacks on a site's machine or software, and a site whose software is not what it "
         "reviewed.",
     )

@@ -31,7 +31,7 @@ EPSILON_TARGET_S = 1.0
 BIND_TARGET_S = 1.0
 
 _SITE = "site"
-_POLICY = SitePolicy(unit="record", epsilon_cap=1e6, delta=1e-5, allow_non_private=False)
+_POLICY = SitePolicy.rehearsal(unit="record", epsilon_cap=1e6, delta=1e-5, allow_non_private=False)
 _STEPS = 4  # of a round
 
 

@@ -40,7 +40,7 @@ from tacit_server import rounds as server_rounds
 from tacit_server import run as server_run
 from tacit_server.checkpoint import CheckpointStore
 from tacit_server.run import Coordinator, RunFolder
-from tacit_server.run_log import LoggedEvent, Progress, RoundFinished, RunLog, RunStarted
+from tacit_server.run_log import LoggedEvent, Passing, RoundFinished, RunLog, RunStarted
 from tacit_server.strategies import MomentumStrategy
 from tacit_simulations.benchmarks.measure import (
     Samples,
@@ -221,7 +221,7 @@ class _RoundClock:
         self._stages = stages
         self._since = time.perf_counter()
 
-    def watch(self, event: LoggedEvent | Progress) -> None:
+    def watch(self, event: LoggedEvent | Passing) -> None:
         """Called by the run for every event."""
         if not isinstance(event, RoundFinished | RunStarted):
             return

@@ -6,10 +6,12 @@ accountants: ε and the trade-off are those of one Gaussian release.
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from statistics import NormalDist
+from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -21,13 +23,20 @@ from tacit_common.identity import Identity
 from tacit_common.ledger_chain import Genesis, SignedHead, head_of, next_entry
 from tacit_common.privacy.events import GaussianRelease, NonPrivateRelease, PoissonGaussianSteps
 from tacit_common.report import statements
+from tacit_common.report.assumptions import assumptions
 from tacit_common.report.pictures import png_data_uri
 from tacit_common.study_file import parse_study
 
 SITES = tuple(f"site-{k}" for k in range(5))
+HOSPITALS = ("clinic-aachen", "clinic-basel", "clinic-porto")
+NOBODY: Mapping[str, Literal["withheld", "missing"]] = MappingProxyType({})
 ROUNDS = 12
 DELTA = 1e-5
 STARTED = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
+PLANNED = (
+    PoissonGaussianSteps(sampling_rate=0.1, noise_multiplier=0.8123, steps=240),
+    GaussianRelease(noise_multiplier=4.2217),
+)
 RATES = (0.0, 1e-5, 1e-4, 1e-3, 3e-3, 0.01, 0.03, *(k / 10 for k in range(1, 10)), 0.95, 1.0)
 
 STUDY = """
@@ -126,7 +135,14 @@ def ledger_head(name: str) -> SignedHead:
 
 
 @cache
-def local_privacy(spent: float, *, subject: bool, audited: bool) -> r.LocalPrivacy:
+def local_privacy(
+    spent: float,
+    *,
+    subject: bool,
+    audited: bool,
+    engine: r.Engine = "in-process",
+    without_account: int = 0,
+) -> r.LocalPrivacy:
     unit, cap = ("subject", 4) if subject else ("record", None)
     mu = gaussian_mu(spent)
     gaussian = {"l2_clip_norm": 1.0, "l2_sensitivity": 1.015625}
@@ -139,7 +155,15 @@ def local_privacy(spent: float, *, subject: bool, audited: bool) -> r.LocalPriva
     )
     return r.LocalPrivacy(
         mode="local",
-        **local_wording(unit=unit, cap=cap, epsilon=spent, delta=DELTA, trade_off=trade_off),
+        **local_wording(
+            unit=unit,
+            cap=cap,
+            epsilon=spent,
+            delta=DELTA,
+            trade_off=trade_off,
+            engine=engine,
+            without_account=without_account,
+        ),
         epsilon_target=8.0,
         epsilon_spent=spent,
         delta=DELTA,
@@ -188,7 +212,9 @@ def local_privacy(spent: float, *, subject: bool, audited: bool) -> r.LocalPriva
         groups=tuple(
             r.GroupFigure(units=k, epsilon=gaussian_epsilon(k * mu, DELTA)) for k in (1, 2, 4, 8)
         ),
-        assumptions=(
+        assumptions=assumptions(parse_study(STUDY + LOCAL), engine=engine)
+        if engine == "deployed"
+        else (
             r.Assumption(
                 text="No record is held by two sites",
                 held=True,
@@ -219,13 +245,13 @@ def local_privacy(spent: float, *, subject: bool, audited: bool) -> r.LocalPriva
     )
 
 
-def no_privacy() -> r.NoPrivacy:
+def no_privacy(engine: r.Engine) -> r.NoPrivacy:
     return r.NoPrivacy(
         mode="none",
-        **none_wording(),
+        **none_wording(engine),
         sampling_rate=0.1,
         steps=240,
-        assumptions=(),
+        assumptions=assumptions(parse_study(STUDY + NONE), engine=engine),
     )
 
 
@@ -309,6 +335,8 @@ def example(
     silent: str | None = "site-2",
     sites: tuple[str, ...] = SITES,
     helped: bool = True,
+    engine: r.Engine = "in-process",
+    without_account: Mapping[str, Literal["withheld", "missing"]] = NOBODY,
 ) -> r.Report:
     """A run; `refusing` has spent its budget from round 9 on, `silent` misses round 4.
 
@@ -335,10 +363,12 @@ def example(
             )
         )
     site_reports = [
-        _site_report(k, name, rounds, private=private, earlier=earlier)
+        _without_account(why, name, rounds, private=private)
+        if (why := without_account.get(name))
+        else _site_report(k, name, rounds, private=private, earlier=earlier)
         for k, name in enumerate(sites)
     ]
-    spent = max(site.epsilon_total or 0.0 for site in site_reports)
+    spent = max(site.epsilon_known or 0.0 for site in site_reports)
     study = parse_study(STUDY + (NONE if not private else SUBJECT if subject else LOCAL))
     verdict = (
         "With ten labels a class, this encoder is 4.2 points better than the warm start alone; "
@@ -352,7 +382,7 @@ def example(
         run=r.Run(
             name="digits-local-eps8" if private else "digits-none",
             id="3f0c9a1e7b42",
-            engine="in-process",
+            engine=engine,
             status="complete" if rounds_done == ROUNDS else "interrupted",
             started=STARTED,
             finished=STARTED + timedelta(seconds=207),
@@ -363,7 +393,15 @@ def example(
         ),
         study=r.StudyRecord.of(study.travelling()),
         software=r.Software.installed(),
-        privacy=local_privacy(spent, subject=subject, audited=audited) if private else no_privacy(),
+        privacy=local_privacy(
+            spent,
+            subject=subject,
+            audited=audited,
+            engine=engine,
+            without_account=len(without_account),
+        )
+        if private
+        else no_privacy(engine),
         sites=tuple(site_reports),
         cohorts=r.Cohorts(
             registered=len(sites),
@@ -408,15 +446,13 @@ def _site_report(
     )
     total = (curve[-1] if curve else earlier) + (0.071 if len(rounds) == ROUNDS else 0.0)
     total = total or 1.0  # a probe before the first round
-    steps = PoissonGaussianSteps(sampling_rate=0.1, noise_multiplier=0.8123, steps=240)
     return r.SiteReport(
         name=name,
         declared_units=(280, 240, 300, 260, 280)[k % 5],
         rounds_answered=sum(answered),
+        account="disclosed",
         atoms=("a0", "a2") if k == 1 else ("a0",),
-        spent=(steps, GaussianRelease(noise_multiplier=4.2217))
-        if private
-        else (NonPrivateRelease(),),
+        spent=PLANNED if private else (NonPrivateRelease(),),
         epsilon_after_round=curve if private else None,
         epsilon_run=total - earlier if private else None,
         epsilon_total=total if private else None,
@@ -430,6 +466,44 @@ def _site_report(
     )
 
 
+def _without_account(
+    why: Literal["withheld", "missing"],
+    name: str,
+    rounds: list[r.RoundReport],
+    *,
+    private: bool,
+) -> r.SiteReport:
+    return r.SiteReport.without_account(
+        why,
+        name=name,
+        declared_units=260,
+        rounds_answered=sum(name in round_.answered for round_ in rounds),
+        ledger=ledger_head(name),
+        planned=PLANNED if private else (),
+        epsilon_planned=7.9973 if private else None,
+    )
+
+
+def deployed_example(
+    *,
+    private: bool = True,
+    sites: tuple[str, ...] = HOSPITALS,
+    without_account: Mapping[str, Literal["withheld", "missing"]] = NOBODY,
+) -> r.Report:
+    """A deployed run, whose coordinator has no labelled records to score an encoder on."""
+    report = example(
+        private=private,
+        sites=sites,
+        engine="deployed",
+        silent=None,
+        without_account=without_account,
+    )
+    unscored = tuple(probe.model_copy(update={"accuracy": None}) for probe in report.probes)
+    return report.model_copy(
+        update={"evaluation": None, "pictures": None, "verdicts": (), "probes": unscored}
+    )
+
+
 VARIANTS: dict[str, Callable[[], r.Report]] = {
     "local": example,
     "subject": lambda: example(subject=True, audited=True, earlier=2.5),
@@ -439,6 +513,16 @@ VARIANTS: dict[str, Callable[[], r.Report]] = {
     "refused": lambda: example(refusing="site-3"),
     "one site": lambda: example(sites=("alone",), silent=None),
     "many sites": lambda: example(sites=tuple(f"hospital-{k:02}" for k in range(40))),
+    "deployed": deployed_example,
+    "deployed, accounts lacking": lambda: deployed_example(
+        without_account={"clinic-basel": "withheld", "clinic-porto": "missing"}
+    ),
+    "deployed, no accounts": lambda: deployed_example(
+        without_account=dict.fromkeys(HOSPITALS, "withheld")
+    ),
+    "deployed, none": lambda: deployed_example(
+        private=False, without_account={"clinic-basel": "withheld"}
+    ),
     "bare": lambda: example().model_copy(
         update={"evaluation": None, "pictures": None, "probes": (), "verdicts": ()}
     ),

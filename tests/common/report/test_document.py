@@ -45,7 +45,7 @@ def test_canonical_json_is_sorted_compact_and_versioned(example_report: Example)
     text = example_report().canonical_json()
     document = json.loads(text)
     assert text == json.dumps(document, sort_keys=True, separators=(",", ":"))
-    assert document["schema_version"] == 2
+    assert document["schema_version"] == 3
 
 
 def objects(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

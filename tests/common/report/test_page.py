@@ -351,7 +351,7 @@ def test_page_names_each_refusal_with_its_code_and_each_lost_answer(
     text = Page(render_html(example_report(refusing="site-3"))).text
     for number in (9, 10, 11, 12):
         assert f"Round {number}: site-3 refused (budget)." in text
-    assert "Round 4: site-2 sent nothing in time." in text
+    assert "Round 4: site-2 sent nothing usable in time." in text
     assert "4 refusals, 1 lost answer" in text
 
 

@@ -37,12 +37,15 @@ def headline(report: Report) -> str:
     count = numbers.in_words(len(report.sites))
     if 0 < took_part < len(report.sites):  # a site that only ever refused trained nothing
         count = f"{numbers.in_words(took_part)} of {count.lower()}"
-    who = f"{count} simulated site{'s' if several else ''} {verb} "
+    kind = "" if run.engine == "deployed" else "simulated "
+    who = f"{count} {kind}site{'s' if several else ''} {verb} "
     what = "one encoder together" if several else "an encoder"
     halt = "" if run.status == "complete" else f" and stopped after round\xa0{run.rounds_done}"
     if not isinstance(report.privacy, LocalPrivacy):
         return f"{who}{what}{halt}, with no differential privacy."
     sender = "what each sent" if several else "what it sent"
+    if not all(site.is_disclosed for site in report.sites):
+        sender += " in this run"
     spent = numbers.epsilon(report.privacy.epsilon_spent)
     return (
         f"{who}{what}{halt}; {sender} is differentially private for any one "
@@ -66,6 +69,8 @@ def _tiles(report: Report) -> Iterator[Tile]:
         for number, what in ((refusals, "refusal"), (silences, "lost answer"))
         if number
     ]
+    lacking = sum(not site.is_disclosed for site in report.sites)
+    missing += [f"{lacking} without an account"] if lacking else []
     yield Tile(
         "Sites", numbers.count(len(report.sites)), ", ".join(missing) or "all answered each request"
     )
@@ -80,9 +85,10 @@ def _tiles(report: Report) -> Iterator[Tile]:
             numbers.percent(evaluation.result.cells[0].value),
             f"best baseline {numbers.percent(best.cells[0].value)}",
         )
-    elif report.probes:
-        last = report.probes[-1]
-        value = numbers.percent(last.accuracy.value)
+        return
+    scored = [probe for probe in report.probes if probe.accuracy is not None]
+    if scored and scored[-1].accuracy is not None:
+        last, value = scored[-1], numbers.percent(scored[-1].accuracy.value)
         yield Tile("Probe accuracy", value, f"{last.name}, {last.when} training")
 
 
@@ -101,7 +107,8 @@ def _top(report: Report) -> Iterator[Block]:
 def _sections(report: Report, signatures: Sequence[Signature]) -> Iterator[Section]:
     privacy = report.privacy
     if isinstance(privacy, LocalPrivacy):
-        yield reveal.reveal(privacy)
+        all_gave_account = all(site.is_disclosed for site in report.sites)
+        yield reveal.reveal(privacy, all_gave_account=all_gave_account)
         yield attacker.attacker(privacy)
         yield reveal.limits(privacy)
         yield sites.budgets(report, privacy)

@@ -74,10 +74,15 @@ def check(report: Report, signatures: Sequence[Signature]) -> Section:
 
 
 def _ledger_table(report: Report) -> Table:
+    older = (
+        ""
+        if all(site.is_disclosed for site in report.sites)
+        else " Of a site without an account it is the newest that the coordinator has seen."
+    )
     return Table(
         "Where each site’s ledger stood, as the site signed it: its newest row, the first "
         f"{SHORT_HASH} of 64 characters of that row’s hash, and of the site’s public key. All "
-        "characters are in report.json.",
+        f"characters are in report.json.{older}",
         (
             Column("Site", share=1.4),
             Column("Row", is_number=True, share=0.6),

@@ -1,7 +1,7 @@
 """The sections of the page that say how good the encoder is, with pictures."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from tacit_common.report import numbers
 from tacit_common.report.marks import interval_mark
@@ -79,7 +79,8 @@ def _accuracy_table(evaluation: Evaluation) -> Table:
 
 def probes(report: Report) -> Section:
     """What the sites' own labels say."""
-    axis = _axis([probe.accuracy for probe in report.probes])
+    scored = [probe.accuracy for probe in report.probes if probe.accuracy is not None]
+    axis = _axis(scored) if scored else (0.0, 1.0)
     private = report.probes[0].epsilon_per_site is not None
     rows = []
     for probe in report.probes:
@@ -89,7 +90,9 @@ def probes(report: Report) -> Section:
             Row(
                 (
                     Cell(probe.name, note=f"{probe.when} training"),
-                    _interval_cell(probe.accuracy, axis, is_result, None),
+                    _interval_cell(probe.accuracy, axis, is_result, None)
+                    if probe.accuracy is not None
+                    else Cell("not scored"),
                     Cell("no differential privacy" if charge is None else numbers.epsilon(charge)),
                 ),
                 role="result" if is_result else "baseline",
@@ -107,7 +110,10 @@ def probes(report: Report) -> Section:
             Table(
                 "Accuracy of a classifier that is fitted to the sites’ labels, with "
                 f"95{numbers.THIN_SPACE}% confidence intervals. The scale runs from "
-                f"{_scale(axis)}.",
+                f"{_scale(axis)}."
+                if scored
+                else "Classifiers that are fitted to the sites’ labels. They are not scored: the "
+                "coordinator has no public labelled records to score them on.",
                 (
                     Column("Probe"),
                     Column("Accuracy", share=1.4),
@@ -116,13 +122,15 @@ def probes(report: Report) -> Section:
                 tuple(rows),
                 kind="evaluation",
             ),
-            Paragraph(
-                f"{paid if private else ''}"
-                f"Intervals: {_methods(probe.accuracy for probe in report.probes)}.",
-                "small",
-            ),
+            *_small_print(paid if private else "", scored),
         ),
     )
+
+
+def _small_print(paid: str, scored: Sequence[Interval]) -> Iterator[Block]:
+    text = paid + (f"Intervals: {_methods(scored)}." if scored else "")
+    if text:
+        yield Paragraph(text.strip(), "small")
 
 
 def _highlights(report: Report) -> tuple[Block, ...]:

@@ -24,7 +24,7 @@ from tacit_common.report.page.blocks import (
 # --- what could be revealed ------------------------------------------------------------
 
 
-def reveal(privacy: LocalPrivacy) -> Section:
+def reveal(privacy: LocalPrivacy, *, all_gave_account: bool) -> Section:
     """The statement, in plain words, formally, and claim by claim."""
     return Section(
         "reveal",
@@ -46,7 +46,7 @@ def reveal(privacy: LocalPrivacy) -> Section:
                 ),
                 tuple(
                     Row((Cell(claim), Cell(value), Cell(words)))
-                    for claim, value, words in _claims(privacy)
+                    for claim, value, words in _claims(privacy, all_gave_account)
                 ),
             ),
             Heading("Who is trusted with what"),
@@ -55,7 +55,8 @@ def reveal(privacy: LocalPrivacy) -> Section:
     )
 
 
-def _claims(privacy: LocalPrivacy) -> Iterator[tuple[str, str, str]]:
+def _claims(privacy: LocalPrivacy, all_gave_account: bool) -> Iterator[tuple[str, str, str]]:
+    lacking = "" if all_gave_account else ", or this run as planned where it gave no account"
     words = statements.unit_words(privacy.unit)
     yield (
         "Unit",
@@ -78,8 +79,8 @@ def _claims(privacy: LocalPrivacy) -> Iterator[tuple[str, str, str]]:
     yield (
         "ε spent",
         numbers.epsilon(privacy.epsilon_spent),
-        "The largest of all sites, counting everything that its ledger holds. The smaller it is, "
-        f"the less anybody can learn about one {words.noun}.",
+        f"The largest of all sites, counting everything that its ledger holds{lacking}. The "
+        f"smaller it is, the less anybody can learn about one {words.noun}.",
     )
     yield (
         "ε allowed to this run",
@@ -114,6 +115,8 @@ def reveal_all(privacy: NoPrivacy) -> Section:
                     Fact("Steps at a site", numbers.count(privacy.steps), "in the whole plan"),
                 )
             ),
+            Heading("Who is trusted with what"),
+            Paragraph(privacy.setting),
         ),
     )
 

@@ -18,9 +18,12 @@ from tacit_common.report.page.blocks import (
     Section,
     Table,
 )
-from tacit_common.report.schema import Report, SiteReport
+from tacit_common.report.participation import SiteReport
+from tacit_common.report.schema import Report
 
 MOST_COLUMNS = 8  # sites side by side in a table or with a curve of their own
+ABSENT = {"withheld": "withheld", "missing": "not received"}
+"""What stands in place of a figure of a site without an account."""
 FILTER = (
     "Where several plans used the same records, their costs are composed by a Rényi filter "
     "(Feldman and Zrnic 2021, arXiv 2008.11193), which holds even if a plan was chosen after the "
@@ -33,7 +36,9 @@ FILTER = (
 
 def largest_in_words(report: Report) -> str:
     """What the largest ε of a site is to be compared with."""
-    site = max(report.sites, key=_total)
+    site = max(report.sites, key=_known)
+    if not site.is_disclosed:
+        return "as planned for this run alone"
     parts = [] if site.epsilon_cap is None else [f"of {numbers.epsilon(site.epsilon_cap)} allowed"]
     if _others(site) > 0:
         parts.append(f"this run {numbers.epsilon(site.epsilon_run or 0.0)}")
@@ -43,10 +48,10 @@ def largest_in_words(report: Report) -> str:
 def alarms(report: Report, privacy: LocalPrivacy) -> Iterator[Block]:
     """What must not be overlooked: a budget that was passed."""
     for site in report.sites:
-        if site.epsilon_cap is not None and _total(site) > site.epsilon_cap:
+        if site.epsilon_cap is not None and _known(site) > site.epsilon_cap:
             yield Alarm(
                 "Over its cap.",
-                f"{site.name} has spent ε = {numbers.epsilon(_total(site))} where "
+                f"{site.name} has spent ε = {numbers.epsilon(_known(site))} where "
                 f"{numbers.epsilon(site.epsilon_cap)} is its cap.",
             )
     run = max(site.epsilon_run or 0.0 for site in report.sites)
@@ -63,7 +68,7 @@ def gauges(report: Report) -> Table:
     shown = list(report.sites)
     note = ""
     if len(shown) > MOST_COLUMNS:
-        shown = sorted(shown, key=_total, reverse=True)[:MOST_COLUMNS]
+        shown = sorted(shown, key=_known, reverse=True)[:MOST_COLUMNS]
         note = f": the {len(shown)} highest of {len(report.sites)}"
     full = _full(report)
     return Table(
@@ -74,7 +79,7 @@ def gauges(report: Report) -> Table:
                 (
                     Cell(site.name),
                     Cell("", mark=_bar(site, full)),
-                    Cell(f"{numbers.epsilon(_total(site))}{_of_cap(site)}"),
+                    Cell(f"{numbers.epsilon(_known(site))}{_of_cap(site)}"),
                 )
             )
             for site in shown
@@ -84,6 +89,8 @@ def gauges(report: Report) -> Table:
 
 
 def _of_cap(site: SiteReport) -> str:
+    if not site.is_disclosed:
+        return " planned, this run alone"
     return "" if site.epsilon_cap is None else f" of {numbers.epsilon(site.epsilon_cap)}"
 
 
@@ -102,7 +109,8 @@ def budgets(report: Report, privacy: LocalPrivacy) -> Section:
     ]
     if any(site.composition == "filter" for site in report.sites):
         blocks.append(Paragraph(FILTER, "small"))
-    if report.rounds:
+    blocks += _without_account(report)
+    if report.rounds and _disclosed(report):
         blocks += [_spending_figure(report, privacy), _spending_table(report)]
     blocks.append(_activity_table(report, f"Declared {words.nouns}"))
     return Section("budgets", "Every site’s budget", tuple(blocks))
@@ -128,20 +136,52 @@ def _budget_table(report: Report, privacy: LocalPrivacy) -> Table:
                 (
                     Cell(site.name),
                     Cell("", mark=_bar(site, full)),
-                    Cell(numbers.epsilon(site.epsilon_run or 0.0)),
-                    Cell(numbers.significant(_others(site))),
-                    Cell(numbers.epsilon(_total(site))),
-                    Cell(numbers.epsilon(site.epsilon_cap) if site.epsilon_cap else "none"),
-                    Cell(
-                        "no cap"
-                        if site.epsilon_remaining is None
-                        else numbers.at_least(site.epsilon_remaining)
-                    ),
+                    *map(Cell, _budget_of(site)),
                 )
             )
             for site in report.sites
         ),
     )
+
+
+def _budget_of(site: SiteReport) -> tuple[str, str, str, str, str]:
+    """This run, what other runs add, total, cap, and what remains."""
+    run = numbers.epsilon(site.epsilon_run or 0.0)
+    if not site.is_disclosed:
+        word = ABSENT[site.account]
+        return f"≤ {run}", word, word, word, word
+    remaining = site.epsilon_remaining
+    return (
+        run,
+        numbers.significant(_others(site)),
+        numbers.epsilon(_known(site)),
+        numbers.epsilon(site.epsilon_cap) if site.epsilon_cap else "none",
+        "no cap" if remaining is None else numbers.at_least(remaining),
+    )
+
+
+def _without_account(report: Report) -> Iterator[Block]:
+    """Which sites gave no account, and what is stated of them instead."""
+    reasons = {
+        "withheld": "withheld the account of {its} ledger, as {its} policy says",
+        "missing": "sent no account of {its} ledger when the rounds were over",
+    }
+    for account, reason in reasons.items():
+        names = [site.name for site in report.sites if site.account == account]
+        if names:
+            said = reason.format(its="its" if len(names) == 1 else "their")
+            figures = (
+                " What is stated is what the study plans for this run, which bounds it; other runs "
+                "are not known."
+                if isinstance(report.privacy, LocalPrivacy)
+                else ""
+            )
+            yield Paragraph(f"{_listed(names)} {said}.{figures}")
+
+
+def _listed(names: list[str]) -> str:
+    """Names in a sentence."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _activity_table(report: Report, declared: str) -> Table:
@@ -165,10 +205,11 @@ def _activity_table(report: Report, declared: str) -> Table:
                     Cell(site.name),
                     Cell(numbers.count(site.declared_units)),
                     Cell(f"{site.rounds_answered} of {report.run.rounds_done}"),
-                    Cell(numbers.count(site.releases)),
-                    Cell(numbers.count(site.reserves)),
-                    Cell(numbers.count(site.never_committed)),
-                    Cell(", ".join(site.atoms) or "none"),
+                    *(
+                        Cell(ABSENT[site.account] if count is None else numbers.count(count))
+                        for count in (site.releases, site.reserves, site.never_committed)
+                    ),
+                    Cell(", ".join(site.atoms) or ABSENT.get(site.account, "none")),
                     *([] if without else [Cell(_composition(site))]),
                 )
             )
@@ -180,12 +221,13 @@ def _activity_table(report: Report, declared: str) -> Table:
 def _composition(site: SiteReport) -> str:
     if site.renyi_order is not None:
         return f"Rényi filter, order {site.renyi_order:g}"
-    return "one plan, PLD"
+    return "one plan, PLD" if site.is_disclosed else "this run’s plan, PLD"
 
 
 def sites_without(report: Report) -> Section:
     """The sites of a run without differential privacy."""
-    return Section("sites", "Every site", (_activity_table(report, "Declared units"),))
+    blocks = (*_without_account(report), _activity_table(report, "Declared units"))
+    return Section("sites", "Every site", blocks)
 
 
 # --- how the budget was spent ----------------------------------------------------------
@@ -194,8 +236,9 @@ def sites_without(report: Report) -> Section:
 def _spending_figure(report: Report, privacy: LocalPrivacy) -> Figure:
     run = report.run
     groups: dict[tuple[float, ...], list[SiteReport]] = {}
-    for site in report.sites:
-        groups.setdefault((*(site.epsilon_after_round or ()), _total(site)), []).append(site)
+    sites = _disclosed(report)
+    for site in sites:
+        groups.setdefault((*(site.epsilon_after_round or ()), _known(site)), []).append(site)
     curves = sorted(groups, key=lambda curve: -curve[-1])
     named = curves if len(curves) <= plots.SERIES_COLOURS else [curves[0], curves[-1]]
     lines = []
@@ -203,7 +246,7 @@ def _spending_figure(report: Report, privacy: LocalPrivacy) -> Figure:
         points = [(float(i), value) for i, value in enumerate(curve[:-1], start=1)]
         if curve[-1] != curve[-2]:
             points.append((float(run.rounds_done), curve[-1]))  # a probe after the last round
-        label = f"{_names(groups[curve], len(report.sites))}: {numbers.epsilon(curve[-1])}"
+        label = f"{_names(groups[curve], len(sites))}: {numbers.epsilon(curve[-1])}"
         lines.append(plots.Line(label, tuple(points), quiet=curve not in named))
     mark = _cap_mark(report)
     heights = [y for line in lines for _, y in line.points]
@@ -238,10 +281,11 @@ def _cap_mark(report: Report) -> plots.Mark | None:
 
 def _spending_table(report: Report) -> Table:
     """ε by round and site; where sites are many, its spread over them."""
-    by_round = list(zip(*(site.epsilon_after_round or () for site in report.sites), strict=True))
+    sites = _disclosed(report)
+    by_round = list(zip(*(site.epsilon_after_round or () for site in sites), strict=True))
     rows = [(str(number), list(row)) for number, row in enumerate(by_round, start=1)]
-    rows.append(("total", [_total(site) for site in report.sites]))
-    names = [site.name for site in report.sites]
+    rows.append(("total", [_known(site) for site in sites]))
+    names = [site.name for site in sites]
     if len(names) > MOST_COLUMNS:
         names = ["lowest", "median", "highest"]
         rows = [(name, [min(row), statistics.median(row), max(row)]) for name, row in rows]
@@ -262,24 +306,28 @@ def _spending_table(report: Report) -> Table:
 # --- figures of a site -----------------------------------------------------------------
 
 
-def _total(site: SiteReport) -> float:
-    return site.epsilon_total or 0.0
+def _known(site: SiteReport) -> float:
+    return site.epsilon_known or 0.0
+
+
+def _disclosed(report: Report) -> list[SiteReport]:
+    return [site for site in report.sites if site.is_disclosed]
 
 
 def _others(site: SiteReport) -> float:
     """What other runs add to this one's ε; rounding alone is nothing."""
-    added = _total(site) - (site.epsilon_run or 0.0)
-    return added if added > 1e-9 * _total(site) else 0.0
+    added = _known(site) - (site.epsilon_run or 0.0)
+    return added if added > 1e-9 * _known(site) else 0.0
 
 
 def _full(report: Report) -> float:
     """The ε at the right end of every bar, so that bars can be compared."""
-    return max(max(_total(site), site.epsilon_cap or 0.0) for site in report.sites)
+    return max(max(_known(site), site.epsilon_cap or 0.0) for site in report.sites)
 
 
 def _bar(site: SiteReport, full: float) -> Drawing:
-    run = site.epsilon_run if _others(site) > 0 else site.epsilon_total
-    return budget_bar(run=run or 0.0, total=_total(site), cap=site.epsilon_cap, full=full)
+    run = site.epsilon_run if _others(site) > 0 else site.epsilon_known
+    return budget_bar(run=run or 0.0, total=_known(site), cap=site.epsilon_cap, full=full)
 
 
 def _names(sites: list[SiteReport], all_sites: int) -> str:

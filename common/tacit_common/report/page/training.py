@@ -19,9 +19,14 @@ from tacit_common.report.page.blocks import (
     Section,
     Table,
 )
-from tacit_common.report.schema import Report, RoundReport
+from tacit_common.report.participation import RoundReport
+from tacit_common.report.schema import Report
 
-ENGINES = {"in-process": "simulated in one process", "ray": "simulated on Ray"}
+ENGINES = {
+    "in-process": "simulated in one process",
+    "ray": "simulated on Ray",
+    "deployed": "deployed: each site on a machine of its own, over Flower and TLS",
+}
 _TIME = "%Y-%m-%d %H:%M:%S UTC"
 
 
@@ -86,7 +91,7 @@ def _loss_figure(report: Report) -> Figure | None:
 def _missing(round_: RoundReport) -> str:
     parts = [f"{refusal.site} refused ({refusal.code.value})" for refusal in round_.refused]
     if round_.silent:
-        parts.append(f"{', '.join(round_.silent)} sent nothing in time")
+        parts.append(f"{', '.join(round_.silent)} sent nothing usable in time")
     return f"Round {round_.number}: {', '.join(parts)}."
 
 

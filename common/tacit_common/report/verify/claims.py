@@ -4,12 +4,12 @@ from dataclasses import fields
 
 from pydantic import ValidationError
 
-from tacit_common.report import statements
+from tacit_common.report.assumptions import assumptions
 from tacit_common.report.claims import LocalPrivacy, NoPrivacy
 from tacit_common.report.schema import Report
 from tacit_common.report.verify.audit_bound import epsilon_lower_bound
 from tacit_common.report.verify.findings import ARITHMETIC, Check, Comparison, Tolerance
-from tacit_common.report.wording import LocalWording
+from tacit_common.report.wording import LocalWording, NoneWording
 from tacit_common.study import LocalPrivacyPlan, Study
 
 _BISECTED = Tolerance(relative=1e-6, absolute=1e-6)
@@ -91,43 +91,47 @@ def check_wording(report: Report) -> Check:
     """Every sentence on privacy, said again from the figures."""
     found = Comparison()
     if isinstance(report.privacy, LocalPrivacy):
-        _check_local_wording(found, report.privacy)
+        words: LocalWording | NoneWording = _local_words(report, report.privacy)
     else:
-        _check_none_wording(found, report, report.privacy)
+        words = NoneWording.of(has_probes=_has_probes(report), engine=report.run.engine)
+    for field in fields(words):
+        path, stated = f"privacy.{field.name}", getattr(report.privacy, field.name)
+        said_again = getattr(words, field.name)
+        if isinstance(said_again, tuple):
+            found.sequences(path, stated, said_again)
+        else:
+            found.same(path, stated, said_again)
+    _check_assumptions(found, report)
     return found.check(
         "wording",
         "The statements on privacy are those that belong to these figures, word for word.",
     )
 
 
-def _check_local_wording(found: Comparison, privacy: LocalPrivacy) -> None:
-    words = LocalWording.of(
+def _local_words(report: Report, privacy: LocalPrivacy) -> LocalWording:
+    return LocalWording.of(
         epsilon=privacy.epsilon_spent,
         delta=privacy.delta,
         unit=privacy.unit,
         records_per_subject=privacy.records_per_subject,
         trade_off=privacy.trade_off,
         has_probes=any(release.name != "training" for release in privacy.releases),
+        engine=report.run.engine,
+        without_account=sum(not site.is_disclosed for site in report.sites),
     )
-    for field in fields(words):
-        path, stated = f"privacy.{field.name}", getattr(privacy, field.name)
-        said_again = getattr(words, field.name)
-        if isinstance(said_again, tuple):
-            found.sequences(path, stated, said_again)
-        else:
-            found.same(path, stated, said_again)
 
 
-def _check_none_wording(found: Comparison, report: Report, privacy: NoPrivacy) -> None:
-    plain, formal = "privacy.plain_statement", "privacy.formal_statement"
-    found.same(plain, privacy.plain_statement, statements.NO_DIFFERENTIAL_PRIVACY_PLAIN)
-    found.same(formal, privacy.formal_statement, statements.NO_DIFFERENTIAL_PRIVACY_FORMAL)
+def _has_probes(report: Report) -> bool:
     study = study_of(report)
-    has_probes = study is not None and bool(study.probes)
-    found.sequences(
-        "privacy.outputs", privacy.outputs, statements.none_outputs(has_probes=has_probes)
-    )
-    found.sequences("privacy.not_covered", privacy.not_covered, statements.NONE_NOT_COVERED)
+    return study is not None and bool(study.probes)
+
+
+def _check_assumptions(found: Comparison, report: Report) -> None:
+    """Those of a deployed run follow from its study; a rehearsal's depend on its data too."""
+    study = study_of(report)
+    if study is not None and report.run.engine == "deployed":
+        expected = assumptions(study, engine="deployed")
+        found.sequences("privacy.assumptions", report.privacy.assumptions, expected)
 
 
 # --- audit -----------------------------------------------------------------------------

@@ -4,10 +4,11 @@ import itertools
 
 from tacit_common.errors import PrivacyConfigError
 from tacit_common.privacy.accounting import PLANNING_INTERVAL
-from tacit_common.privacy.events import PoissonGaussianSteps
+from tacit_common.privacy.events import PoissonGaussianSteps, PrivacyEvent
 from tacit_common.report.claims import AccountantFigure, LocalPrivacy
+from tacit_common.report.participation import SiteReport
 from tacit_common.report.recompute import Composition, figures_of_site, grouped
-from tacit_common.report.schema import Report, SiteReport
+from tacit_common.report.schema import Report
 from tacit_common.report.verify.findings import (
     ARITHMETIC,
     GRID,
@@ -33,6 +34,9 @@ def check_spending(report: Report) -> Check:
     found = Comparison()
     for i, site in enumerate(report.sites):
         path = f"sites[{i}]"
+        if site.reserves is None or site.never_committed is None or site.releases is None:
+            _check_planned(found, path, site, report)
+            continue
         left = site.reserves - site.never_committed
         found.at_most(f"{path}.releases", site.releases, left, ARITHMETIC)
         found.at_least(f"{path}.releases", site.releases, site.rounds_answered, ARITHMETIC)
@@ -45,7 +49,31 @@ def check_spending(report: Report) -> Check:
     return found.check(
         "spending",
         "Each site’s ε follows from everything that it says it reserved, and is within its cap.",
+        note=_without_account(report),
     )
+
+
+def _without_account(report: Report) -> str | None:
+    names = [site.name for site in report.sites if not site.is_disclosed]
+    if not names:
+        return None
+    return (
+        f"no account of other runs was given by {', '.join(names)}: what is stated there is of "
+        "this run alone, as the study plans it"
+    )
+
+
+def _check_planned(found: Comparison, path: str, site: SiteReport, report: Report) -> None:
+    """A site without an account: this run, as the study plans it, and nothing else."""
+    privacy = report.privacy
+    planned: tuple[PrivacyEvent, ...] = ()
+    cost, rule = None, None
+    if isinstance(privacy, LocalPrivacy):
+        planned = grouped(release.event for release in privacy.releases)
+        cost, rule = Composition("plan").epsilon(planned, privacy.delta), "plan"
+    found.sequences(f"{path}.spent", site.spent, planned)
+    found.near(f"{path}.epsilon_run", site.epsilon_run, cost, GRID)
+    found.same(f"{path}.composition", site.composition, rule)
 
 
 def _check_epsilons(
@@ -112,7 +140,7 @@ def check_figures(report: Report) -> Check:
     if not isinstance(privacy, LocalPrivacy):
         return found.check("figures", "Without differential privacy, no ε is stated.")
     claim = "The accountants, the curve, the trade-off and the group figures are right."
-    totals = [site.epsilon_total or 0.0 for site in report.sites]
+    totals = [site.epsilon_known or 0.0 for site in report.sites]
     found.near("privacy.epsilon_spent", privacy.epsilon_spent, max(totals), ARITHMETIC)
     worst = report.sites[totals.index(max(totals))]
     try:

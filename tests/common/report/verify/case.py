@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -33,7 +33,8 @@ from tacit_common.privacy.noise import LatticeGaussian, SecureRandom
 from tacit_common.privacy.plan import calibrate
 from tacit_common.report import statements
 from tacit_common.report.account import site_account
-from tacit_common.report.recompute import figures_of_site
+from tacit_common.report.assumptions import assumptions
+from tacit_common.report.recompute import figures_of_site, grouped
 from tacit_common.report.signing import SignedReport, sign_report
 from tacit_common.study import LocalPrivacyPlan, LogitDPPlan, Study
 from tacit_common.study_file import parse_study
@@ -44,6 +45,7 @@ STARTED = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
 AT = "2026-03-02T09:31:00+00:00"
 
 LOCAL = 'mode = "local"\nunit = "record"\nepsilon = 4.0\ndelta = 1e-5\nl2_clip_norm = 0.5'
+NONE = dict.fromkeys(("none", "deployed none", "deployed none, withheld"), 'mode = "none"')
 SUBJECT = LOCAL.replace('"record"', '"subject"\nrecords_per_subject = 3')
 STUDY = """
 name = "tiny"
@@ -88,12 +90,13 @@ class Case:
 @cache
 def case(variant: str = "plan") -> Case:
     """`plan`: one run a ledger. `filter`: one ledger has an earlier run too. Others: the same
-    as `plan` with another unit, objective or mode."""
+    as `plan` with another unit, objective or mode; deployed; or deployed with a site that
+    withheld its account, whose ledger has an earlier run too."""
     study = parse_study(
         STUDY.format(
             objective="logit_dp" if variant == "logit_dp" else "masked",
-            probe="" if variant == "none" else "epsilon = 1.0",
-            privacy={"none": 'mode = "none"', "subject": SUBJECT}.get(variant, LOCAL),
+            probe="" if variant in NONE else "epsilon = 1.0",
+            privacy={"subject": SUBJECT, **NONE}.get(variant, LOCAL),
         )
     ).travelling()
     schedule = calibrate(study)
@@ -127,7 +130,7 @@ def case(variant: str = "plan") -> Case:
     other = charge("round 1", few_steps, run="run-6").model_copy(
         update={"study_digest": "ab" * 32, "planned": (few_steps,)}
     )
-    earlier = [other] if variant == "filter" else []
+    earlier = [other] if variant in {"filter", "deployed, withheld"} else []
     ledgers = {
         "site-0": ([*earlier, *whole], set()),
         "site-1": (whole, {"round 2"}),  # the answer failed, and was paid for
@@ -139,7 +142,13 @@ def case(variant: str = "plan") -> Case:
         for name, (charges, failed) in ledgers.items()
     )
     coordinator = Identity.create()
-    return Case(coordinator, sign_report(case_report(study, exports), coordinator), exports)
+    report = case_report(
+        study,
+        exports,
+        engine="deployed" if variant.startswith("deployed") else "in-process",
+        withheld={"site-0"} if variant.endswith("withheld") else set(),
+    )
+    return Case(coordinator, sign_report(report, coordinator), exports)
 
 
 def _ledger(
@@ -163,7 +172,13 @@ def chain(payloads: Sequence[Payload], name: str, identity: Identity) -> tuple[E
     return tuple(rows)
 
 
-def case_report(study: Study, exports: Sequence[LedgerExport]) -> r.Report:
+def case_report(
+    study: Study,
+    exports: Sequence[LedgerExport],
+    *,
+    engine: r.Engine = "in-process",
+    withheld: Collection[str] = (),
+) -> r.Report:
     names = ("site-0", "site-1", "site-2")
     answered = (names, ("site-0", "site-2"), ("site-0", "site-1"))
     rounds = tuple(
@@ -179,12 +194,12 @@ def case_report(study: Study, exports: Sequence[LedgerExport]) -> r.Report:
         )
         for number, who in enumerate(answered, start=1)
     )
-    sites = tuple(_site(study, export, rounds) for export in exports)
+    sites = tuple(_site(study, export, rounds, withheld) for export in exports)
     return r.Report(
         run=r.Run(
             name="tiny",
             id=RUN,
-            engine="in-process",
+            engine=engine,
             status="complete",
             started=STARTED,
             finished=STARTED + timedelta(seconds=9),
@@ -195,7 +210,7 @@ def case_report(study: Study, exports: Sequence[LedgerExport]) -> r.Report:
         ),
         study=r.StudyRecord.of(study),
         software=r.Software.installed(),
-        privacy=_privacy(study, sites),
+        privacy=_privacy(study, sites, engine),
         sites=sites,
         cohorts=r.Cohorts(
             registered=3,
@@ -213,59 +228,71 @@ def case_report(study: Study, exports: Sequence[LedgerExport]) -> r.Report:
                 name="ridge",
                 when=when,
                 epsilon_per_site=study.probes[0].epsilon,
-                accuracy=r.Interval(value=0.5, low=0.4, high=0.6, method="Wilson"),
+                accuracy=None
+                if engine == "deployed"
+                else r.Interval(value=0.5, low=0.4, high=0.6, method="Wilson"),
             )
             for when in ("before", "after")
         ),
     )
 
 
-def _site(study: Study, export: LedgerExport, rounds: Sequence[r.RoundReport]) -> r.SiteReport:
+def _site(
+    study: Study,
+    export: LedgerExport,
+    rounds: Sequence[r.RoundReport],
+    withheld: Collection[str],
+) -> r.SiteReport:
     ledger = verify_rows(export.rows)
-    privacy = study.privacy
+    privacy, name = study.privacy, ledger.genesis.site
+    answered = sum(name in seen.answered for seen in rounds)
+    if name in withheld:
+        private = isinstance(privacy, LocalPrivacyPlan)
+        schedule = calibrate(study)
+        return r.SiteReport.without_account(
+            "withheld",
+            name=name,
+            declared_units=200,
+            rounds_answered=answered,
+            # The coordinator saw no later one: the last answer was lost on its way.
+            ledger=head_of(export.rows[-3], ledger.genesis),
+            planned=grouped(schedule.planned) if private else (),
+            epsilon_planned=schedule.planned_epsilon if private else None,
+        )
     account = site_account(
         ledger,
         run=RUN,
         rounds_done=ROUNDS,
         delta=privacy.delta if isinstance(privacy, LocalPrivacyPlan) else None,
     )
-    composition = account.composition
-    return r.SiteReport(
-        name=ledger.genesis.site,
-        declared_units=200,
-        rounds_answered=sum(ledger.genesis.site in seen.answered for seen in rounds),
-        atoms=account.atoms,
-        spent=account.spent,
-        epsilon_after_round=account.epsilon_after_round,
-        epsilon_run=account.epsilon_run,
-        epsilon_total=account.epsilon_total,
-        composition=composition and composition.rule,
-        renyi_order=composition and composition.order,
-        epsilon_cap=account.epsilon_cap,
-        reserves=account.reserves,
-        never_committed=account.never_committed,
-        releases=account.releases,
-        ledger=head_of(export.rows[-1], ledger.genesis),
-    )
+    return r.SiteReport.of_account(account, name=name, declared_units=200, rounds_answered=answered)
 
 
-def _privacy(study: Study, sites: Sequence[r.SiteReport]) -> r.LocalPrivacy | r.NoPrivacy:
+def _privacy(
+    study: Study, sites: Sequence[r.SiteReport], engine: r.Engine
+) -> r.LocalPrivacy | r.NoPrivacy:
     privacy = study.privacy
     if not isinstance(privacy, LocalPrivacyPlan):
         return r.NoPrivacy(
             mode="none",
-            **none_wording(),
+            **none_wording(engine),
             sampling_rate=0.25,
             steps=6,
-            assumptions=(),
+            assumptions=assumptions(study, engine=engine),
         )
     unit, cap, delta = privacy.unit, privacy.records_per_subject, privacy.delta
-    worst = max(sites, key=lambda site: site.epsilon_total or 0.0)
+    worst = max(sites, key=lambda site: site.epsilon_known or 0.0)
     figures = figures_of_site(worst, delta)
     return r.LocalPrivacy(
         mode="local",
         **local_wording(
-            unit=unit, cap=cap, epsilon=figures.epsilon, delta=delta, trade_off=figures.trade_off
+            unit=unit,
+            cap=cap,
+            epsilon=figures.epsilon,
+            delta=delta,
+            trade_off=figures.trade_off,
+            engine=engine,
+            without_account=sum(not site.is_disclosed for site in sites),
         ),
         epsilon_target=privacy.epsilon,
         epsilon_spent=figures.epsilon,
@@ -275,9 +302,7 @@ def _privacy(study: Study, sites: Sequence[r.SiteReport]) -> r.LocalPrivacy | r.
         curve=figures.curve,
         trade_off=figures.trade_off,
         groups=figures.groups,
-        assumptions=(
-            r.Assumption(text="No record is at two sites.", held=True, why="They were dealt."),
-        ),
+        assumptions=assumptions(study, engine=engine),
         audit=r.Audit(
             claimed_epsilon=1.0,
             epsilon_lower_bound=0.81997291217,  # computed by the code of `tacit audit`

@@ -15,7 +15,20 @@ from tacit_common.report.verify.checks import run_checks, verify
 from tacit_common.study import Study
 
 
-@pytest.mark.parametrize("variant", ["plan", "filter", "subject", "logit_dp", "none"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "plan",
+        "filter",
+        "subject",
+        "logit_dp",
+        "none",
+        "deployed",
+        "deployed, withheld",
+        "deployed none",
+        "deployed none, withheld",
+    ],
+)
 def test_a_true_report_holds_with_and_without_its_ledgers(variant: str) -> None:
     true = case(variant)
     for exports in (true.exports, true.exports[1:2], ()):

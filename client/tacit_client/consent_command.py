@@ -1,0 +1,97 @@
+"""A person's consent, on the command line: `tacit site pending`, `approve` and `withdraw`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from tacit_client.approvals import Approvals
+    from tacit_client.consent import Outline
+    from tacit_client.site_folder import SiteFolder
+    from tacit_common.study import Study
+
+SiteArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The site's folder.")]
+
+
+def pending(folder: SiteArgument) -> None:
+    """Show the studies that wait for somebody's consent, and those that have it."""
+    site, approvals = _open(folder)
+    waiting, approved = approvals.pending(), approvals.all()
+    for study in waiting:
+        typer.echo(_outline(site, study).text())
+        typer.echo(f"          to agree: tacit site approve {folder} {study.digest()[:12]}\n")
+    if not waiting:
+        typer.echo("no study waits")
+    for approval in approved:
+        cost = "no privacy" if approval.epsilon is None else f"ε = {approval.epsilon:.4g}"
+        when = approval.at.strftime("%Y-%m-%d %H:%M UTC")
+        typer.echo(f"approved  {approval.digest[:12]}  {approval.study}, {cost}, {when}")
+
+
+def approve(
+    folder: SiteArgument,
+    study: Annotated[
+        str,
+        typer.Argument(
+            metavar="DIGEST|STUDY.toml",
+            help="The beginning of a digest that `tacit site pending` shows, or a study's file.",
+        ),
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Agree to one study, exactly as it is: a change to it has to be agreed to anew."""
+    site, approvals = _open(folder)
+    outline = _outline(site, _named(approvals, study))
+    text = outline.text()
+    typer.echo(text)
+    if not yes:
+        typer.confirm("\nShall this site take part?", abort=True)
+    delta = site.read_policy().delta
+    approval = approvals.approve(outline.study, epsilon=outline.epsilon, delta=delta, shown=text)
+    typer.echo(f"approved  {approval.digest[:12]}  {approval.study}")
+
+
+def withdraw(
+    folder: SiteArgument,
+    digest: Annotated[
+        str, typer.Argument(metavar="DIGEST", help="The beginning of an approved study's digest.")
+    ],
+) -> None:
+    """Take consent back. The study's next request is refused; what was paid stays paid."""
+    _, approvals = _open(folder)
+    found = approvals.named(digest)
+    approvals.withdraw(found)
+    typer.echo(f"withdrawn {found[:12]}")
+
+
+def _open(folder: Path) -> "tuple[SiteFolder, Approvals]":
+    from tacit_client.site_folder import SiteFolder
+
+    site = SiteFolder.open(folder)
+    return site, site.open_approvals()
+
+
+def _outline(site: "SiteFolder", study: "Study") -> "Outline":
+    from tacit_client.budget import load
+    from tacit_client.consent import outline
+
+    ledger = load(site.ledger)[0] if site.ledger.exists() else None
+    return outline(study, site.read_policy(), ledger)
+
+
+def _named(approvals: "Approvals", study: str) -> "Study":
+    from tacit_common.errors import UsageError
+    from tacit_common.study_file import load_study
+
+    if study.endswith(".toml"):
+        return load_study(Path(study)).travelling()
+    digest = approvals.named(study)
+    found = approvals.pending_study(digest)
+    if found is None:
+        raise UsageError(
+            f"study {digest[:12]} does not wait",
+            why="it is approved already",
+            fix="withdraw that first if it shall be looked at again",
+        )
+    return found

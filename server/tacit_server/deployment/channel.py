@@ -1,0 +1,75 @@
+"""The coordinator's end of signed messages: which site a node is, and what it may say."""
+
+from collections.abc import Callable, Sequence
+
+from flwr.app import RecordDict
+
+from tacit_common.enrolment import SiteCard
+from tacit_common.envelope import AnswerEnvelope, RequestEnvelope, RequestSeal, require_answer
+from tacit_common.errors import IdentityError
+from tacit_common.flower.control import NodeState
+from tacit_common.identity import Identity
+from tacit_common.wire import content_sha256, decode_envelope, with_envelope
+from tacit_server.deployment.roster import Roster
+
+
+class SignedChannel:
+    """Signs every request to an enrolled site, and believes only that site's own answer.
+
+    `nodes` asks the SuperLink which nodes it knows; which site a node is follows from the
+    public key that it was registered with.
+    """
+
+    def __init__(
+        self, identity: Identity, roster: Roster, nodes: Callable[[], Sequence[NodeState]]
+    ) -> None:
+        self._seal = RequestSeal(identity)
+        self._roster = roster
+        self._nodes = nodes
+        self._key_of: dict[int, bytes] = {}
+        self._asked: dict[int, RequestEnvelope] = {}
+
+    def site_of(self, node: int) -> str | None:
+        """The enrolled site behind a node; None for a stranger."""
+        card = self._card(node)
+        return None if card is None else card.site
+
+    def seal(self, node: int, request: RecordDict) -> RecordDict:
+        """The request in an envelope for the site behind a node.
+
+        Raises:
+            IdentityError: the node is no enrolled site's, perhaps no more.
+        """
+        card = self._card(node)
+        if card is None:
+            raise _stranger()
+        envelope = self._seal.seal(content_sha256(request), recipient=card.public_key)
+        self._asked[node] = envelope
+        return with_envelope(request, envelope)
+
+    def unseal(self, node: int, answer: RecordDict) -> RecordDict:
+        """The answer, if the site that was asked signed it in answer to its last request.
+
+        Raises:
+            IdentityError: it did not.
+            WireError: it cannot be understood.
+        """
+        if node not in self._asked or self._card(node) is None:
+            raise _stranger()
+        envelope = decode_envelope(answer, AnswerEnvelope)
+        require_answer(envelope, content_sha256(answer), request=self._asked[node])
+        return answer
+
+    def _card(self, node: int) -> SiteCard | None:
+        if node not in self._key_of:
+            self._key_of = {known.node_id: known.public_key for known in self._nodes()}
+        key = self._key_of.get(node)
+        return None if key is None else self._roster.by_node_key(key)
+
+
+def _stranger() -> IdentityError:
+    return IdentityError(
+        "a node cannot be trusted",
+        why="it is not registered with the key of an enrolled site",
+        fix="enroll the site's card, or look who reached the SuperLink",
+    )

@@ -1,0 +1,50 @@
+"""Letting a site in, and shutting it out again."""
+
+import hmac
+
+from tacit_common.enrolment import SiteCard
+from tacit_common.errors import IdentityError, LinkError
+from tacit_common.flower.control import Control
+from tacit_server.deployment.folder import ServerFolder
+from tacit_server.deployment.roster import Roster, register_all
+
+
+def require_fingerprint(card: SiteCard, read_out: str) -> None:
+    """Raises IdentityError if what the operator read out is not the card's fingerprint."""
+    if not hmac.compare_digest(card.fingerprint, read_out.strip().lower()):
+        raise IdentityError(
+            f"the card of '{card.site}' is not the one that its operator has",
+            why=f"its fingerprint is {card.fingerprint}",
+            fix="ask for the card again: somebody may have exchanged it on the way",
+        )
+
+
+def enroll(folder: ServerFolder, card: SiteCard) -> bool:
+    """Pin a site's keys; returns whether the SuperLink knows it already.
+
+    Raises:
+        IdentityError: the card is not genuine.
+        UsageError: its name or one of its keys is another site's.
+    """
+    Roster(folder.roster).add(card)
+    return _tell_superlink(folder)
+
+
+def remove(folder: ServerFolder, site: str) -> None:
+    """Shut a site out: no request goes to it, and no answer of it counts.
+
+    Raises:
+        UsageError: there is no such site.
+    """
+    Roster(folder.roster).remove(site)
+    _tell_superlink(folder)
+
+
+def _tell_superlink(folder: ServerFolder) -> bool:
+    address, ca = folder.config().superlink_address, folder.ca_certificate.read_bytes()
+    try:
+        with Control(address, ca) as control:
+            register_all(Roster(folder.roster), control)
+    except LinkError:
+        return False  # the executor does it as soon as the SuperLink is there
+    return True

@@ -1,0 +1,155 @@
+"""The process that takes up submitted runs, and keeps the list of nodes that of the roster.
+
+Flower's own executor would unpack and run whatever code is in a run's bundle. This one
+starts the installed coordinator (`run_task`), in a process of its own for each run, and
+takes up again what a kill or a power cut has interrupted.
+"""
+
+import logging
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tacit_common.errors import LinkError, TacitError, UsageError
+from tacit_common.files import locked_folder
+from tacit_common.flower.control import Control, FlowerRun
+from tacit_common.flower.tasks import TaskQueue
+from tacit_server.deployment.folder import ServerFolder
+from tacit_server.deployment.heartbeat import beat
+from tacit_server.deployment.parts import heartbeat_file
+from tacit_server.deployment.roster import Roster, register_all
+from tacit_server.deployment.run_record import (
+    GOES_ON,
+    STATUS,
+    SUBMISSION,
+    Status,
+    Submission,
+    Trouble,
+)
+
+_LOOK_S = 0.5
+_LOOK_AROUND_S = 2.0  # between two looks at roster and runs
+_MOST_TIMES = 20  # a run that dies as often without an error is left to a person
+
+_RUN_TASK = "tacit_server.deployment.run_task"
+
+_log = logging.getLogger("tacit_server")
+
+
+class Executor:
+    """Starts, and restarts, one process a run."""
+
+    def __init__(self, folder: ServerFolder) -> None:
+        self._folder = folder
+        self._address = folder.config().superlink_address
+        self._ca = folder.ca_certificate.read_bytes()
+        self._roster = Roster(folder.roster)
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def run(self) -> None:
+        """Work until SIGTERM, which ends the processes of all runs too; they go on later."""
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        try:
+            self._work()
+        finally:
+            for process in self._running:
+                process.terminate()
+            for process in self._running:
+                process.wait()
+
+    def _work(self) -> None:
+        queue = TaskQueue(self._address, self._ca, self._folder.superexec_secret.read_bytes())
+        looked, beats = 0.0, heartbeat_file(self._folder)
+        while True:
+            try:
+                if time.monotonic() - looked >= _LOOK_AROUND_S:
+                    self._look_around()
+                    looked = time.monotonic()
+                token = queue.acquire()
+                beat(beats)
+            except LinkError as error:
+                _log.warning("%s", error)
+                token = None
+            except TacitError as error:
+                _log.error("%s", error)
+                token = None
+            if token is None:
+                time.sleep(_LOOK_S)
+            else:
+                self._start(token)
+            self._running = [one for one in self._running if one.poll() is None]
+
+    def _start(self, token: str) -> None:
+        """Start the process of a run. The token goes where no list of processes shows it."""
+        self._folder.logs.mkdir(exist_ok=True)
+        with (self._folder.logs / "runs.log").open("ab") as log:
+            process = subprocess.Popen(  # noqa: S603 - our own module
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "tacit_server.deployment.run_task",
+                    str(self._folder.path),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+            )
+        if process.stdin is not None:
+            process.stdin.write(f"{token}\n".encode())
+            process.stdin.close()
+        self._running.append(process)
+
+    def _look_around(self) -> None:
+        with Control(self._address, self._ca) as control:
+            for site in register_all(self._roster, control):
+                _log.info("the SuperLink knows '%s' now", site)
+            known = control.runs()
+            for file in sorted(self._folder.runs.glob("*/" + SUBMISSION)):
+                self._tend(file.parent, known, control)
+
+    def _tend(self, run: Path, known: dict[int, FlowerRun], control: Control) -> None:
+        """Start a run that should go on and that nobody leads: it is new, or its process
+        was killed, or the SuperLink was away for too long.
+        """
+        submission, status = Submission.read(run / SUBMISSION), Status.read(run / STATUS)
+        if status.stage not in GOES_ON:
+            return
+        at_superlink = known.get(submission.flower_run or 0)
+        if (at_superlink is not None and not at_superlink.is_over) or _is_led(run):
+            return
+        if submission.stopped:
+            status.model_copy(update={"stage": "stopped"}).write(run / STATUS)
+        elif status.begun >= _MOST_TIMES:
+            trouble = Trouble(
+                what=f"the run died {status.begun} times",
+                why="its process ended without saying why, perhaps for want of memory",
+                fix="look at the run's log.txt and the machine's, then: tacit server resume",
+            )
+            status.model_copy(update={"stage": "failed", "trouble": trouble}).write(run / STATUS)
+        else:
+            number = control.start_run(run.name)
+            submission.model_copy(update={"flower_run": number}).write(run / SUBMISSION)
+            _log.info("run '%s' begins", run.name)
+
+
+def _is_led(run: Path) -> bool:
+    """Whether a process still leads a run."""
+    try:
+        with locked_folder(run, "leading this run"):
+            return False
+    except UsageError:
+        return True
+
+
+def main() -> None:
+    """Entry point of the process: the coordinator's folder as its argument."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line a request says nothing
+    Executor(ServerFolder.open(Path(sys.argv[1]))).run()
+
+
+if __name__ == "__main__":
+    main()

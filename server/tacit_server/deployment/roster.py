@@ -1,0 +1,154 @@
+"""Who takes part: the sites whose keys a person at the coordinator has accepted."""
+
+import json
+from base64 import b64decode
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tacit_common.enrolment import SiteCard
+from tacit_common.errors import IdentityError, UsageError
+from tacit_common.files import write_atomically
+from tacit_common.flower.control import Control, node_public_key
+
+
+class Enrolled(BaseModel):
+    """One accepted site."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    card: SiteCard
+    at: datetime = Field(description="When a person accepted it.")
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    sites: tuple[Enrolled, ...] = ()
+
+
+class Roster:
+    """The accepted sites, in a file that is read anew whenever it has changed.
+
+    Raises:
+        IdentityError: the file cannot be trusted.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read_at: tuple[int, int] | None = None
+        self._sites: dict[str, Enrolled] = {}
+        self._by_node_key: dict[bytes, SiteCard] = {}
+
+    @property
+    def sites(self) -> dict[str, Enrolled]:
+        """Name to site, by name."""
+        self._catch_up()
+        return dict(sorted(self._sites.items()))
+
+    def by_node_key(self, public_key: bytes) -> SiteCard | None:
+        """The site that authenticates to Flower with this key."""
+        self._catch_up()
+        return self._by_node_key.get(public_key)
+
+    def is_enrolled(self, public_key_header: str) -> bool:
+        """Whether a request's node key, in base64 as Flower sends it, is an accepted site's."""
+        try:
+            key = b64decode(public_key_header, validate=True)
+        except ValueError:
+            return False
+        return self.by_node_key(key) is not None
+
+    def add(self, card: SiteCard) -> None:
+        """Accept a site.
+
+        Raises:
+            IdentityError: its card is not genuine.
+            UsageError: the name or one of the keys is another site's.
+        """
+        card.require_genuine()
+        node_public_key(card.node_key)  # raises if Flower cannot use it
+        for other in self.sites.values():
+            same = {
+                "name": other.card.site == card.site,
+                "signing key": other.card.public_key == card.public_key,
+                "node key": other.card.node_key.split()[:2] == card.node_key.split()[:2],
+            }
+            if other.card == card:
+                return
+            if any(same.values()):
+                shared = ", ".join(name for name, is_same in same.items() if is_same)
+                raise UsageError(
+                    f"'{card.site}' cannot be enrolled",
+                    why=f"'{other.card.site}' is enrolled with the same {shared}",
+                    fix="remove the old entry first, if the site has new keys: what it spent "
+                    "under the old ones stays spent",
+                )
+        self._write([*self.sites.values(), Enrolled(card=card, at=datetime.now(UTC))])
+
+    def remove(self, site: str) -> SiteCard:
+        """Take a site off the list; returns its card.
+
+        Raises:
+            UsageError: there is no such site.
+        """
+        sites = self.sites
+        if site not in sites:
+            raise UsageError(
+                f"there is no site '{site}'",
+                why=f"enrolled are: {', '.join(sites) or 'none'}",
+                fix="give the name of an enrolled site",
+            )
+        gone = sites.pop(site)
+        self._write(list(sites.values()))
+        return gone.card
+
+    def _write(self, sites: Sequence[Enrolled]) -> None:
+        content = _File(sites=tuple(sites)).model_dump(mode="json")
+        write_atomically(self._path, json.dumps(content, indent=2).encode())
+
+    def _catch_up(self) -> None:
+        if not self._path.exists():
+            self._sites, self._by_node_key, self._read_at = {}, {}, None
+            return
+        stat = self._path.stat()
+        if (stat.st_mtime_ns, stat.st_ino) == self._read_at:
+            return
+        try:
+            sites = _File.model_validate_json(self._path.read_bytes()).sites
+        except ValidationError:
+            raise IdentityError(
+                "the roster cannot be read",
+                why=f"'{self._path.name}' does not have the fields of one",
+                fix="restore it from a backup, or enroll the sites again",
+            ) from None
+        for site in sites:
+            site.card.require_genuine()
+        self._sites = {site.card.site: site for site in sites}
+        self._by_node_key = {node_public_key(site.card.node_key): site.card for site in sites}
+        self._read_at = (stat.st_mtime_ns, stat.st_ino)
+
+
+def register_all(roster: Roster, control: Control) -> list[str]:
+    """Make the SuperLink's list of nodes that of the roster; returns the sites it let in.
+
+    A node that is in no roster, registered by whoever reached the Control API on this
+    machine, is shut out again.
+
+    Raises:
+        LinkError: the SuperLink does not answer.
+    """
+    known = {node.public_key: node for node in control.nodes()}
+    added = []
+    for name, site in roster.sites.items():
+        key = node_public_key(site.card.node_key)
+        if known.pop(key, None) is None:
+            control.register_node(key, name)
+            added.append(name)
+    for stranger in known.values():
+        control.unregister_node(stranger.node_id)
+    return added

@@ -1,0 +1,167 @@
+"""One run at a coordinator: the process that leads it, started by the executor.
+
+    take the run up at the SuperLink → read its folder → rounds (`tacit_server.run`) → report
+
+It runs the installed coordinator on a folder that `tacit server submit` has made; a run that
+has no such folder, started by somebody else at the SuperLink, is refused.
+"""
+
+import logging
+import signal
+import sys
+import time
+from pathlib import Path
+
+from tacit_common.errors import TacitError, UsageError
+from tacit_common.files import locked_folder
+from tacit_common.flower.apps import make_context
+from tacit_common.flower.control import Control
+from tacit_common.flower.tasks import RunTask
+from tacit_common.plugins import PluginTable
+from tacit_common.privacy.plan import calibrate
+from tacit_common.study_file import load_study
+from tacit_server.app import make_server_app
+from tacit_server.cohort import Patience
+from tacit_server.deployment.channel import SignedChannel
+from tacit_server.deployment.folder import ServerFolder
+from tacit_server.deployment.roster import Roster
+from tacit_server.deployment.run_record import (
+    STATUS,
+    SUBMISSION,
+    Status,
+    Submission,
+    Trouble,
+)
+from tacit_server.exchange import Exchange
+from tacit_server.report import write_deployed_report
+from tacit_server.run import Coordinator, RunFolder
+from tacit_server.run_log import Gathering, LoggedEvent, Passing, Progress
+
+_TELL_EVERY_S = 1.0  # how often progress within a stage is worth a write
+
+_log = logging.getLogger("tacit_server")
+
+
+class StatusWriter:
+    """A watcher of a run that keeps `status.json`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        before = Status.read(path)
+        self._status = Status(stage="gathering", begun=before.begun + 1)
+        self._status.write(path)
+        self._told = 0.0
+
+    def watch(self, event: LoggedEvent | Passing) -> None:
+        """Write what has happened."""
+        match event:
+            case Gathering(joined=joined, refused=refused):
+                self._change(joined=tuple(joined), refused=refused)
+            case Progress(label=label, done=done, total=total):
+                if done < total and time.monotonic() - self._told < _TELL_EVERY_S:
+                    return
+                self._told = time.monotonic()
+                self._change(stage="running", doing=label, done=done, total=total)
+            case _:
+                self._change(stage="running")
+
+    def finish(self) -> None:
+        """The run is over, as planned."""
+        self._change(stage="finished", doing="", done=0, total=0)
+
+    def fail(self, error: Exception) -> None:
+        """The run is over, and a person has to look."""
+        self._change(stage="failed", trouble=Trouble.of(error))
+
+    def stop(self) -> None:
+        """The run is over, because a person wanted it so."""
+        self._change(stage="stopped")
+
+    def _change(self, **changes: object) -> None:
+        at = Status(stage="running").at
+        self._status = self._status.model_copy(update={"at": at, **changes})
+        self._status.write(self._path)
+
+
+def lead_run(folder: ServerFolder, token: str) -> None:
+    """Lead the run that `token` stands for, from wherever its folder says it stands.
+
+    Raises:
+        TacitError: the run cannot go on; `status.json` says why.
+    """
+    config, ca = folder.config(), folder.ca_certificate.read_bytes()
+    with RunTask(config.superlink_address, ca, token) as task:
+        run = folder.run_folder(task.name)
+        if not (run / SUBMISSION).is_file():
+            raise UsageError(
+                "a run was started that nobody submitted here",
+                why="it has no folder in runs/, so whoever reached the SuperLink started it",
+                fix="start runs with: tacit server submit DIR STUDY.toml",
+            )
+        with locked_folder(run, "leading this run"):
+            _keep_log(run / "log.txt")
+            status = StatusWriter(run / STATUS)
+            try:
+                _lead(folder, run, task, status)
+            except Exception as error:
+                _log.exception("the run ended early")
+                status.fail(error)
+                raise
+            except KeyboardInterrupt:
+                # Flower ends a run so when a person stops it, and also when the SuperLink
+                # was away for too long; only then it is taken up again.
+                if Submission.read(run / SUBMISSION).stopped:
+                    status.stop()
+                raise
+            status.finish()
+
+
+def _lead(folder: ServerFolder, run: Path, task: RunTask, status: StatusWriter) -> None:
+    study = load_study(run / "study.toml")
+    submission = Submission.read(run / SUBMISSION)
+    schedule = calibrate(study.travelling())
+    identity, roster = folder.identity(), Roster(folder.roster)
+    coordinator = Coordinator(
+        study.travelling(),
+        schedule,
+        RunFolder(run),
+        PluginTable(study.plugins),
+        watchers=[status.watch],
+        patience=Patience(submission.sites, submission.patience_s),
+    )
+    ca = folder.ca_certificate.read_bytes()
+    with Control(folder.config().superlink_address, ca) as control:
+        channel = SignedChannel(identity, roster, control.nodes)
+
+        def coordinate(exchange: Exchange) -> None:
+            state = coordinator.run(exchange)
+            write_deployed_report(run, study, schedule, state, identity)
+
+        server_app = make_server_app(coordinate, channel)
+        server_app(task.grid, make_context(run_id=1, node_id=1, node_config={}))
+
+
+def main() -> int:
+    """Entry point of the process: the folder as its argument, the token on standard input."""
+    # Not the end of the run: it goes on when the server is back.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    token = sys.stdin.readline().strip()
+    try:
+        lead_run(ServerFolder.open(Path(sys.argv[1])), token)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except TacitError as error:
+        print(f"{error.what}: {error.why}; {error.fix}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _keep_log(path: Path) -> None:
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    _log.addHandler(handler)
+    _log.propagate = False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

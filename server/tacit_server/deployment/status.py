@@ -1,0 +1,149 @@
+"""What a coordinator can say of its sites and runs at this moment."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tacit_common.errors import LinkError, RefusalCode
+from tacit_common.flower.control import Control, NodeState, node_public_key
+from tacit_server.deployment.folder import ServerFolder
+from tacit_server.deployment.roster import Roster
+from tacit_server.deployment.run_record import STATUS, SUBMISSION, Status, Submission, Trouble
+from tacit_server.run_log import RoundFinished, RunStarted, read_events
+
+MEANING = {
+    RefusalCode.POLICY: "its policy does not allow what was asked",
+    RefusalCode.BUDGET: "its privacy budget has too little left",
+    RefusalCode.OBJECTIVE: "the objective is not legal under this mode and unit",
+    RefusalCode.PLUGIN: "it has not installed a plug-in that the study names",
+    RefusalCode.MESSAGE: "it does not understand the message; is it of another version?",
+    RefusalCode.REPLAY: "it has heard this request before",
+    RefusalCode.SIGNATURE: "the request is not signed by the coordinator that it knows",
+    RefusalCode.APPROVAL: "a person there has not approved the study yet",
+    RefusalCode.HOURS: "it works at other hours",
+    RefusalCode.WITNESS: "the witness of its ledger objects, or cannot be asked",
+    RefusalCode.LEDGER: "its ledger or a key cannot be used or trusted",
+    RefusalCode.DATA: "its data cannot be opened or decoded",
+    RefusalCode.DIVERGED: "its training gave NaN or infinity",
+    RefusalCode.INTERNAL: "something failed there; its own log says what",
+}
+
+
+def in_words(code: str) -> str:
+    """What a code of a site, or of the exchange with it, means."""
+    try:
+        return MEANING[RefusalCode(code)]
+    except ValueError:
+        return code.replace("_", " ")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class SiteStatus(_Part):
+    """An enrolled site."""
+
+    site: str
+    online: bool | None = Field(description="None while the SuperLink is not running.")
+    alive_until: datetime | None = Field(description="As its last heartbeat promised.")
+
+
+class RunStatus(_Part):
+    """A run, as its folder tells."""
+
+    name: str
+    submitted: datetime
+    stage: str
+    doing: str
+    done: int
+    total: int
+    rounds_done: int
+    rounds: int | None = Field(description="None before it has begun.")
+    sites_wanted: int
+    joined: tuple[str, ...]
+    refused: dict[str, str] = Field(description="Site to code, at the last meeting or round.")
+    answered_last: tuple[str, ...] = Field(description="Who answered the last round.")
+    epsilon: float | None = Field(description="ε of a site that joined every round so far.")
+    updated: datetime
+    trouble: Trouble | None
+
+
+class ServerStatus(_Part):
+    """Everything at one moment."""
+
+    at: datetime
+    superlink: bool = Field(description="Whether the SuperLink answers.")
+    sites: tuple[SiteStatus, ...]
+    runs: tuple[RunStatus, ...]
+
+
+def status_of(folder: ServerFolder) -> ServerStatus:
+    """Look at roster, SuperLink and runs.
+
+    Raises:
+        UsageError, IdentityError, CheckpointError: a file in the folder cannot be read.
+    """
+    nodes = _nodes(folder)
+    return ServerStatus(
+        at=datetime.now(UTC),
+        superlink=nodes is not None,
+        sites=tuple(_site(site, key, nodes) for site, key in _enrolled(folder)),
+        runs=tuple(run_status(path.parent) for path in sorted(folder.runs.glob("*/" + SUBMISSION))),
+    )
+
+
+def run_status(run: Path) -> RunStatus:
+    """Look at one run.
+
+    Raises:
+        CheckpointError: a file in its folder cannot be read.
+    """
+    submission, status = Submission.read(run / SUBMISSION), Status.read(run / STATUS)
+    log = run / "events.jsonl"
+    events = read_events(log) if log.is_file() else []
+    started = next((event for event in events if isinstance(event, RunStarted)), None)
+    rounds = [event for event in events if isinstance(event, RoundFinished)]
+    last = rounds[-1] if rounds else None
+    return RunStatus(
+        name=run.name,
+        submitted=submission.at,
+        stage=status.stage,
+        doing=status.doing,
+        done=status.done,
+        total=status.total,
+        rounds_done=len(rounds),
+        rounds=None if started is None else started.rounds,
+        sites_wanted=submission.sites,
+        joined=status.joined or (() if started is None else tuple(started.sites)),
+        refused={**status.refused, **({} if last is None else last.failed)},
+        answered_last=() if last is None else tuple(last.answered),
+        epsilon=None if last is None else last.epsilon,
+        updated=status.at,
+        trouble=status.trouble,
+    )
+
+
+def _enrolled(folder: ServerFolder) -> list[tuple[str, bytes]]:
+    sites = Roster(folder.roster).sites
+    return [(name, node_public_key(site.card.node_key)) for name, site in sites.items()]
+
+
+def _nodes(folder: ServerFolder) -> dict[bytes, NodeState] | None:
+    address, ca = folder.config().superlink_address, folder.ca_certificate.read_bytes()
+    try:
+        with Control(address, ca) as control:
+            return {node.public_key: node for node in control.nodes()}
+    except LinkError:
+        return None
+
+
+def _site(name: str, key: bytes, nodes: dict[bytes, NodeState] | None) -> SiteStatus:
+    node = None if nodes is None else nodes.get(key)
+    until = None if node is None else node.last_heard
+    return SiteStatus(
+        site=name,
+        online=None if nodes is None else node is not None and node.online,
+        alive_until=None if until is None else datetime.fromtimestamp(until, UTC),
+    )

@@ -1,0 +1,3 @@
+"""An independent service that remembers where the ledgers of sites stood."""
+
+__all__: list[str] = []
