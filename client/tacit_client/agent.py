@@ -23,7 +23,7 @@ from tacit_client.open_site import OpenSite, open_site
 from tacit_client.signed_app import SignedApp
 from tacit_client.site_folder import SiteFolder
 from tacit_common.errors import LinkError
-from tacit_common.files import locked_folder
+from tacit_common.files import locked_folder, write_atomically
 from tacit_common.flower.fleet import FleetLink
 from tacit_common.health import HealthServer
 
@@ -87,7 +87,9 @@ class SiteAgent:
             self._folder.read_node_key(),
             largest_message=resources.largest_message_mb * _MEBIBYTE,
             bytes_per_s=resources.bytes_per_s,
+            last_node_id=_read_number(self._folder.node_id),
         ) as link:
+            write_atomically(self._folder.node_id, str(link.node_id).encode())
             self._link = link
             try:
                 yield link
@@ -171,6 +173,13 @@ def run_agent(folder: SiteFolder, *, notify: Notify) -> None:
     """
     _keep_log(folder.errors_log)
     SiteAgent(folder, notify=notify).run()
+
+
+def _read_number(path: Path) -> int | None:
+    try:
+        return int(path.read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def _changed(path: Path) -> tuple[int, int]:

@@ -5,6 +5,7 @@
       policy.toml            what the site allows
       identity.key           Ed25519: signs answers, the ledger and the journal
       node.key node.pub      ECDSA P-384: with which Flower knows this node
+      node.id                the number that the SuperLink last gave the node
       coordinator-ca.crt     the only authority whose certificate the site believes
       ledger.db              what was spent (beside it SQLite's own files and locks)
       outbox/                the newest answers, to be given again and not made again
@@ -60,6 +61,7 @@ class SiteFolder:
         self.ledger = self.path / LEDGER_NAME
         self.outbox = self.path / "outbox"
         self.sessions = self.path / "sessions.db"
+        self.node_id = self.path / "node.id"
         self.journal = self.path / "log.jsonl"
         self.approvals = self.path / APPROVALS_NAME
         self.pending = self.path / PENDING_NAME

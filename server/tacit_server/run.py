@@ -20,6 +20,7 @@ from tacit_common.privacy.plan import PrivacySchedule
 from tacit_common.strategy import ParameterVector, StrategyState
 from tacit_common.study import Study, WarmStartPlan
 from tacit_common.training import flatten_parameters, load_parameters, seeded_generator, views_for
+from tacit_server.accounts import collect_accounts
 from tacit_server.checkpoint import CheckpointStore, RunState
 from tacit_server.cohort import Meeting, Patience, meet_sites
 from tacit_server.exchange import Exchange
@@ -28,6 +29,7 @@ from tacit_server.probes import LabeledRecords, run_probe
 from tacit_server.public import public_images
 from tacit_server.rounds import Federation, run_round
 from tacit_server.run_log import (
+    AccountsCollected,
     LoggedEvent,
     ProbeFinished,
     RunFinished,
@@ -82,9 +84,11 @@ class Coordinator:
         scoring: LabeledRecords | None = None,
         watchers: Sequence[Watcher] = (),
         patience: Patience = _AT_ONCE,
+        asks_for_accounts: bool = False,
     ) -> None:
         self._study = study
         self._patience = patience
+        self._asks_for_accounts = asks_for_accounts
         self._schedule = schedule
         self._folder = folder
         self._plugins = plugins
@@ -129,6 +133,7 @@ class Coordinator:
             )
             state = self._record(exchange, state, event, strategy)
         state = self._probe(federation, state, "after")
+        state = self._accounts(federation, state)
         if not any(isinstance(event, RunFinished) for event in state.events):
             self._export(state)
             state = self._record(exchange, state, RunFinished(rounds=state.round))
@@ -205,6 +210,14 @@ class Coordinator:
             )
             state = self._record(federation.exchange, state, event)
         return state
+
+    def _accounts(self, federation: Federation, state: RunState) -> RunState:
+        """Ask the sites what the run cost their data, once, where no ledger is at hand."""
+        if not self._asks_for_accounts or any(
+            isinstance(event, AccountsCollected) for event in state.events
+        ):
+            return state
+        return self._record(federation.exchange, state, collect_accounts(federation))
 
     def _record(
         self,

@@ -398,6 +398,7 @@ def test_a_card_that_cannot_be_trusted_is_not_admitted(
 def test_while_a_card_in_the_folder_is_not_genuine_nobody_is_served(
     witness: Running, site: Member
 ) -> None:
+    assert witness.client(site).newest() is None
     path = witness.folder.admitted / "b.site.json"
     card = Member.make("b").card()
     card.model_copy(update={"public_key": site.identity.public_key}).write(path)

@@ -11,3 +11,5 @@ what is relied on.
     apps.py      calling a ServerApp and a ClientApp in one process
     http.py      the HTTP client under the first three: bounded, and it follows nobody
 """
+
+__all__: list[str] = []

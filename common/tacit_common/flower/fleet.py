@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+import httpx
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from flwr.app import Message
 from flwr.app.message import remove_content_from_message
@@ -69,6 +70,9 @@ class Delivery:
 class FleetLink:
     """The connection of one node. Use it as a context manager.
 
+    `last_node_id` is the number that the SuperLink gave this node before, if it is known:
+    with it a node that was killed is back at once, and not after a minute.
+
     Raises:
         LinkError: the SuperLink cannot be reached, or turns this node away.
     """
@@ -81,8 +85,10 @@ class FleetLink:
         *,
         largest_message: int,
         bytes_per_s: float | None = None,
+        last_node_id: int | None = None,
     ) -> None:
         self._address = address
+        self._last_node_id = last_node_id
         self._largest = largest_message
         self._bytes_per_s = bytes_per_s
         self._public_key = public_key_to_bytes(node_key.public_key())
@@ -101,13 +107,16 @@ class FleetLink:
         self.last_heard = 0.0  # time.monotonic() of the last answer to a heartbeat
 
     def __enter__(self) -> Self:
-        with link_errors(self._address):
-            response = self._client.ActivateNode(
-                ActivateNodeRequest(
-                    public_key=self._public_key, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL
-                )
-            )
-        self._node = Node(node_id=response.node_id)
+        try:
+            self._activate()
+        except LinkError as error:
+            # After a kill, or an absence of the SuperLink, it counts the last connection as
+            # alive for a minute, unless it is told that it is not.
+            if error.status != httpx.codes.PRECONDITION_FAILED or self._last_node_id is None:
+                raise
+            with link_errors(self._address):
+                self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._last_node_id))
+            self._activate()
         self.last_heard = time.monotonic()
         self._heart.start()
         return self
@@ -126,6 +135,13 @@ class FleetLink:
         except LinkError:
             pass  # the SuperLink will notice by the missing heartbeat
         self._client.close()
+
+    def _activate(self) -> None:
+        request = ActivateNodeRequest(
+            public_key=self._public_key, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL
+        )
+        with link_errors(self._address):
+            self._node = Node(node_id=self._client.ActivateNode(request).node_id)
 
     @property
     def node_id(self) -> int:

@@ -127,7 +127,7 @@ _STATUS = {
         "run the coordinator's commands on the coordinator's machine",
     ),
     404: ("it does not know this node or run", "check that address and roster belong together"),
-    409: (
+    412: (
         "it still counts the last connection of this node as alive",
         "wait: a node may return about a minute after it vanished",
     ),

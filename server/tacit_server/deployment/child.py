@@ -14,6 +14,7 @@ from tacit_server.deployment.lifeline import tied_to_this_process
 _LOG_BYTES = 10_000_000
 _LOGS_KEPT = 5
 _PIECE = 64 * 1024
+_STEP_S = 0.2
 _LAST_WORDS_S = 2.0
 
 
@@ -82,9 +83,14 @@ class Child:
 
     async def has_ended(self, within_s: float) -> bool:
         """Whether it ends within some seconds."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                await self._process.wait()
+        now = asyncio.get_running_loop().time
+        end = now() + within_s
+        while self._process.returncode is None and now() < end:
+            # asyncio's `wait` returns only when the output is closed too, and whatever this
+            # process has started may hold that open.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(_STEP_S, end - now())):
+                    await self._process.wait()
         return self._process.returncode is not None
 
     async def stop(self, grace_s: float) -> None:
@@ -98,8 +104,9 @@ class Child:
             await self.has_ended(grace_s)
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        await self._process.wait()
-        # Whoever inherited its output may hold the pipe open for ever.
+        while not await self.has_ended(_STEP_S):
+            pass  # SIGKILL is on its way
+        # A process that left the session may hold the output open for ever.
         await asyncio.wait({self._reading}, timeout=_LAST_WORDS_S)
         self._reading.cancel()
         with suppress(asyncio.CancelledError):

@@ -128,6 +128,7 @@ def _lead(folder: ServerFolder, run: Path, task: RunTask, status: StatusWriter) 
         PluginTable(study.plugins),
         watchers=[status.watch],
         patience=Patience(submission.sites, submission.patience_s),
+        asks_for_accounts=True,
     )
     ca = folder.ca_certificate.read_bytes()
     with Control(folder.config().superlink_address, ca) as control:

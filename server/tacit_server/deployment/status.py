@@ -116,7 +116,7 @@ def run_status(run: Path) -> RunStatus:
         rounds_done=len(rounds),
         rounds=None if started is None else started.rounds,
         sites_wanted=submission.sites,
-        joined=status.joined or (() if started is None else tuple(started.sites)),
+        joined=status.joined,
         refused={**status.refused, **({} if last is None else last.failed)},
         answered_last=() if last is None else tuple(last.answered),
         epsilon=None if last is None else last.epsilon,

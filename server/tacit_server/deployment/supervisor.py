@@ -170,9 +170,10 @@ class Supervisor:
                 said = trouble
             if trouble is None:
                 works.set()
-            # The executor cannot be at work while the SuperLink is away: that is not its fault.
-            if trouble != NO_ANSWER or not self._works_before(part):
+            if trouble != NO_ANSWER:
                 answered, patience_s = loop.time(), pace.silence_s
+            elif not self._works_before(part):
+                answered = loop.time()  # without a SuperLink, the executor cannot be at work
             elif loop.time() - answered > patience_s:
                 return f"did not answer for {patience_s:g} s"
             if _states(part.restarts_with) != files:

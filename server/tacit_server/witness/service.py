@@ -84,7 +84,7 @@ class _ServerTls:
             except (TacitError, OSError) as error:
                 # Whom it trusted before may connect, to be told: each call reads the cards
                 # again, and none is answered while they cannot be read.
-                _log.error("the cards in admitted/ cannot be used: %s", error)  # noqa: TRY400
+                _log.error("the cards in admitted/ cannot be used: %s", error)
             pair = (self._issued.key, self._issued.certificate)
             return grpc.ssl_server_certificate_configuration(
                 [pair], root_certificates=self._trusted
