@@ -103,9 +103,9 @@ def versions(_: SiteFolder) -> Iterator[Finding]:
     for requirement in map(Requirement, distribution.requires or []):
         if requirement.name not in _CHECKED_VERSIONS or requirement.marker is not None:
             continue
-        installed = metadata.version(requirement.name)
-        if not requirement.specifier.contains(installed, prereleases=True):
-            wrong.append(f"{requirement.name} {installed}, not {requirement.specifier}")
+        installed = _version_of(requirement.name)
+        if installed is None or not requirement.specifier.contains(installed, prereleases=True):
+            wrong.append(f"{requirement.name} is {installed}, not {requirement.specifier}")
     if wrong:
         yield Finding.fail(
             "versions",
@@ -224,6 +224,13 @@ def approvals(folder: SiteFolder) -> Iterator[Finding]:
         )
     else:
         yield Finding.ok("approvals", "no study waits")
+
+
+def _version_of(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _undecodable(source: DataSource) -> int:

@@ -6,6 +6,7 @@ the ledger says is spent? The answer depends on the charge and the ledger. Neith
 on data, so a refusal tells nothing of it.
 """
 
+import math
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Literal, Self
@@ -34,6 +35,7 @@ from tacit_client.policy_sections import (
 from tacit_common.architecture import encoder_sha256
 from tacit_common.errors import RefusalCode, SiteRefusal
 from tacit_common.ledger_chain import Cap, Charge
+from tacit_common.model import memory_of
 from tacit_common.privacy.accounting import REPORT_INTERVAL, epsilon
 from tacit_common.privacy.events import GaussianRelease, NonPrivateRelease, PoissonGaussianSteps
 from tacit_common.privacy.plan import PrivacySchedule, calibrate
@@ -223,6 +225,9 @@ class SitePolicy(BaseModel):
         yield from self._to_releasing("update")
         if study.probes:
             yield from self._to_releasing("probe")
+        # Known before anything of that size is built.
+        size, most = math.ceil(memory_of(study) / 2**20), self.resources.largest_model_mb
+        yield from above("a model's size in 2²⁰ bytes", size, most, "resources.largest_model_mb")
 
     def _to_releasing(self, kind: Release) -> Iterator[SiteRefusal]:
         if kind not in self.allow.releases:

@@ -138,6 +138,12 @@ class Resources(_Section):
     largest_message_mb: int = Field(
         default=1024, ge=1, description="Largest message taken or sent, in units of 2²⁰ bytes."
     )
+    largest_model_mb: int = Field(
+        default=4096,
+        ge=1,
+        description="Largest model, with its public bank if it has one, in units of 2²⁰ bytes. "
+        "Training takes several times as much.",
+    )
 
     @property
     def bytes_per_s(self) -> float | None:

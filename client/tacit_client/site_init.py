@@ -109,7 +109,7 @@ def require_free(folder: SiteFolder) -> None:
             for entry in folder.path.iterdir()
             if entry.name not in ours
             and not entry.name.startswith((".", f"{folder.ledger.stem}."))
-            and not entry.name.endswith(".site.json")
+            and not entry.name.endswith((".site.json", ".lock"))
         ]
     except FileNotFoundError:
         return

@@ -1,14 +1,24 @@
 """The model that server and sites build alike from one study."""
 
+from functools import lru_cache
+
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tacit_common.encoders import build_encoder
+from tacit_common.encoders import build_encoder, image_shape
 from tacit_common.errors import PluginError
 from tacit_common.objectives import Objective, PretrainModel, build_objective
+from tacit_common.objectives.masked import MaskedModelling
 from tacit_common.plugins import PluginTable
-from tacit_common.study import Study
+from tacit_common.study import (
+    BankContrastPlan,
+    MaskedPlan,
+    PluginPlan,
+    Study,
+    ViewsPlan,
+    ViTPlan,
+)
 from tacit_common.training import seeded_generator
 
 
@@ -34,6 +44,38 @@ def build_model(study: Study, plugins: PluginTable) -> tuple[PretrainModel, Obje
     model = PretrainModel(encoder, head)
     refuse_shared_state(model)
     return model, objective
+
+
+def memory_of(study: Study) -> int:
+    """Bytes of a study's parameters and public bank, known without allocating them.
+
+    A plug-in's own are not counted: they are the code that a site installed. Nor is what
+    training adds, which grows with a site's own `physical_batch`.
+    """
+    plan, objective = study.encoder, study.objective
+    if isinstance(plan, PluginPlan):
+        return 0
+    numbers = _parameters(plan, objective if isinstance(objective, MaskedPlan) else None)
+    if isinstance(objective, BankContrastPlan):
+        numbers += objective.bank_size * plan.channels * plan.image_size**2
+    return numbers * torch.float32.itemsize
+
+
+@lru_cache(maxsize=16)
+def _parameters(plan: ViTPlan, decoded: MaskedPlan | None) -> int:
+    """Numbers in an encoder and, of masked modelling, its decoder; nothing is allocated."""
+    with torch.device("meta"):
+        encoder = build_encoder(plan, PluginTable(), seed=0)
+        modules: list[object] = [encoder]
+        if decoded is not None:
+            masked = MaskedModelling(decoded, ViewsPlan(), image_shape=image_shape(plan))
+            modules.append(masked.build_head(encoder))
+    return sum(
+        parameter.numel()
+        for module in modules
+        if isinstance(module, nn.Module)
+        for parameter in module.parameters()
+    )
 
 
 def refuse_shared_state(model: nn.Module) -> None:

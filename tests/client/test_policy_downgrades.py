@@ -418,3 +418,17 @@ def test_a_study_that_the_policy_refuses_does_not_wait_for_a_person(
     refusal_of(site, DescribeRequest(make_study("privacy.l2_clip_norm=3.0")))
     assert site.approvals is not None
     assert site.approvals.pending() == ()
+
+
+def test_a_model_too_large_for_the_machine_is_refused_before_it_is_built(
+    attempt: Callable[..., SiteRefusal],
+) -> None:
+    refusal = attempt(
+        policy_with(resources={"largest_model_mb": 64}),
+        "encoder.width=8192",
+        "encoder.depth=200",
+        "encoder.heads=8",
+        probe=False,
+    )
+    assert refusal.code is RefusalCode.POLICY
+    assert "resources.largest_model_mb" in refusal.fix

@@ -195,6 +195,6 @@ class RoundReport(Part):
 
     @property
     def silent(self) -> tuple[str, ...]:
-        """Sites that were asked and sent nothing before the deadline, or nothing that could be used."""
+        """Sites that were asked and sent nothing usable before the deadline."""
         heard = {*self.answered, *(refusal.site for refusal in self.refused)}
         return tuple(site for site in self.asked if site not in heard)

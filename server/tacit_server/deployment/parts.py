@@ -142,8 +142,8 @@ async def _gateway_trouble(folder: ServerFolder, config: ServerConfig) -> str | 
     """Whether it shakes hands with a certificate that a site would accept."""
     host, _, port = config.listen.rpartition(":")
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host.strip("[]"), host.strip("[]"))  # noqa: S104
-    context = ssl.create_default_context(cafile=folder.ca_certificate)
     try:
+        context = ssl.create_default_context(cafile=folder.ca_certificate)
         async with asyncio.timeout(_PATIENCE_S):
             _, writer = await asyncio.open_connection(
                 host, int(port), ssl=context, server_hostname=config.host

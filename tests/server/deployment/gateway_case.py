@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -34,9 +35,12 @@ class Authority:
     folder: Path
     ca: Issued
 
-    def issue(self, days: int = 1) -> None:
-        """Put a new certificate in the place of the present one."""
-        issued = make_server_certificate(self.ca.certificate, self.ca.key, ["127.0.0.1"], days)
+    def issue(self, age_days: int = 0) -> None:
+        """Put a new certificate, good for two days from its issue, in the present one's place."""
+        issued = make_server_certificate(
+            *(self.ca.certificate, self.ca.key, ["127.0.0.1"], 2),
+            now=datetime.now(UTC) - timedelta(days=age_days),
+        )
         self.certificate.write_bytes(issued.certificate)
         self.key.write_bytes(issued.key)
 

@@ -13,9 +13,8 @@ from tests.server.deployment.gateway_case import wait_until
 
 from tacit_common.errors import TacitError
 from tacit_server.deployment.claim import MARK, claimed, end_leftovers, require_free
-from tacit_server.deployment.folder import ServerConfig, ServerFolder
+from tacit_server.deployment.folder import ServerFolder
 from tacit_server.deployment.heartbeat import LONGEST_SILENCE_S, beat, is_beating
-from tacit_server.deployment.parts import environment_of, superlink_command
 
 
 def test_two_servers_never_share_a_folder(tmp_path: Path) -> None:
@@ -91,46 +90,3 @@ def test_a_heart_that_does_not_beat_is_dead(tmp_path: Path) -> None:
     assert not is_beating(file)
     file.write_text("")
     assert not is_beating(file)
-
-
-def config(folder: ServerFolder) -> ServerConfig:
-    return ServerConfig(name="test", address="127.0.0.1:9443", superlink_port=9092)
-
-
-def test_the_superlink_starts_with_everything_closed(tmp_path: Path) -> None:
-    folder = ServerFolder(tmp_path)
-    command = superlink_command(folder, config(folder))
-    assert command[1:5] == ("--host", "127.0.0.1", "--port", "9092")
-    assert {"--enable-supernode-auth", "--disable-runtime-dependency-installation"} < {*command}
-    assert command[command.index("--isolation") + 1] == "process"
-    secret = command[command.index("--superexec-auth-secret-file") + 1]
-    assert secret == str(folder.superexec_secret)
-    assert "--insecure" not in command
-    known = subprocess.run([command[0], "--help"], capture_output=True, text=True, check=True)
-    for option in (word for word in command if word.startswith("--")):
-        assert option in known.stdout
-
-
-def test_no_setting_of_flowers_and_no_proxy_is_inherited(tmp_path: Path) -> None:
-    folder = ServerFolder(tmp_path)
-    found = environment_of(
-        folder,
-        {
-            "PATH": "/bin",
-            "FLWR_TELEMETRY_ENABLED": "1",
-            "FLWR_INTERNAL_GRPC_FLEET_API": "1",
-            "FLWR_DATABASE": "elsewhere",
-            "https_proxy": "http://elsewhere.example",
-            "ALL_PROXY": "http://elsewhere.example",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://elsewhere.example",
-        },
-    )
-    assert found == {
-        "PATH": "/bin",
-        "PYTHONUNBUFFERED": "1",
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_HOME": str(folder.flower_home),
-        MARK: str(folder.path),
-    }

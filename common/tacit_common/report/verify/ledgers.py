@@ -43,14 +43,19 @@ def check_ledgers(report: Report, exports: Sequence[LedgerExport]) -> list[Check
         if name in seen:
             found.differs(f"ledger[{number}]", name, "one export for each site")
         seen.add(name)
-        claim = f"The report says of {name} what its ledger says."
-        checks.append(found.check("ledger", claim, note=later))
+        checks.append(found.check("ledger", _claim(report, name), note=later))
     missing = [site.name for site in report.sites if site.name not in seen]
     if missing:
         checks.append(
             Check("ledger", "", note=f"not checked against a ledger: {', '.join(missing)}")
         )
     return checks
+
+
+def _claim(report: Report, name: str) -> str:
+    if any(site.name == name and not site.is_disclosed for site in report.sites):
+        return f"By its ledger, this run cost {name} no more than the report says."
+    return f"The report says of {name} what its ledger says."
 
 
 def _check_export(
@@ -92,13 +97,17 @@ def _check_export(
 
 
 def _check_unit(
-    found: Comparison, privacy: LocalPrivacy, site: SiteReport, ledger: VerifiedLedger
+    found: Comparison, privacy: LocalPrivacy, site: SiteReport, run: str, ledger: VerifiedLedger
 ) -> None:
-    """Every charge of the data behind the statement is about the unit of the statement."""
+    """Every charge behind the statement is about the unit of the statement: all of the data that
+    the run touched, or without an account those of the run."""
     spend = Spend.of(ledger)
     for charge in ledger.charges:
-        behind = charge.unit is not None and set(spend.touched(charge)) & set(site.atoms)
-        if behind and charge.unit != privacy.unit:
+        if site.is_disclosed:
+            is_behind = bool(set(spend.touched(charge)) & set(site.atoms))
+        else:
+            is_behind = charge.run == run
+        if is_behind and charge.unit not in {None, privacy.unit}:
             other = f"{charge.unit}, by '{charge.label}' at {site.name}"
             found.differs("privacy.unit", privacy.unit, other)
             return
@@ -195,7 +204,7 @@ def _check_run(found: Comparison, report: Report, site: SiteReport, ledger: Veri
         stated = grouped(release.event for release in report.privacy.releases)
         for planned in {grouped(charge.planned) for charge in own}:
             found.sequences("privacy.releases", stated, planned)
-        _check_unit(found, report.privacy, site, ledger)
+        _check_unit(found, report.privacy, site, report.run.id, ledger)
     left = {charge.label for charge in own if may_have_left(ledger, charge)}
     for i, seen in enumerate(report.rounds):
         if site.name in seen.answered and f"round {seen.number}" not in left:

@@ -124,6 +124,7 @@ def test_the_ledger_of_a_site_that_withheld_its_account_shows_its_total_to_who_h
     true = case(WITHHELD)
     checks = run_checks(true.signed, true.exports, trusted_key=None)
     assert all(check.holds for check in checks)
+    assert any("this run cost site-0 no more" in check.claim for check in checks)
     (note,) = [check.note for check in checks if check.note and "its ledger comes to" in check.note]
     total = case("filter").signed.report.sites[0].epsilon_total
     run = true.signed.report.sites[0].epsilon_run
@@ -152,6 +153,25 @@ def test_a_site_that_paid_for_more_than_the_plan_contradicts_a_report_of_the_pla
     found = verify(signed, [export], trusted_key=None)
     assert "sites[0].epsilon_run" in {finding.path for finding in found}
     assert verify(signed, (), trusted_key=None) == []
+
+
+def test_a_withheld_account_does_not_hide_charges_for_another_unit() -> None:
+    true = case("subject")
+    rows = [row.parsed() for row in true.exports[0].rows]
+    genesis = rows[0]
+    assert isinstance(genesis, Genesis)
+    identity = Identity.create()
+    genesis = genesis.model_copy(update={"public_key": identity.public_key})
+    weak = [
+        row.model_copy(update={"unit": "record"}) if isinstance(row, Charge) else row
+        for row in rows[1:]
+    ]
+    forged = LedgerExport(rows=chain([genesis, *weak], genesis.site, identity))
+    study = Study.model_validate(true.signed.report.study.document)
+    exports = (forged, *true.exports[1:])
+    report = case_report(study, exports, engine="deployed", withheld={"site-0"})
+    found = verify(sign_report(report, true.coordinator), [forged], trusted_key=None)
+    assert [finding.path for finding in found] == ["privacy.unit"]
 
 
 def test_a_ledger_with_a_release_without_privacy_gives_a_finding_and_no_crash() -> None:
