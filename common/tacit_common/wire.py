@@ -279,7 +279,7 @@ def content_sha256(records: RecordDict) -> str:
     """SHA-256 of everything in a message but its envelope, hexadecimal.
 
     Each part is written with its name and its length, so that no two messages share one
-    digest by moving bytes from one part to the next.
+    digest by moving bytes from one part to the next. A record without content counts too.
 
     Raises:
         WireError: it holds what no message of this protocol holds.
@@ -297,15 +297,18 @@ def content_sha256(records: RecordDict) -> str:
         if name == _ENVELOPE:
             continue
         if isinstance(record, ConfigRecord):
+            add("texts", name)
             for key in sorted(record):
                 value = record[key]
                 if not isinstance(value, str):
                     raise _malformed(f"record '{name[:32]}' holds something that is not text")
                 add("text", name, key, value)
         elif isinstance(record, ArrayRecord):
+            add("arrays", name)
             for key in sorted(record):
                 array = record[key]
-                add("array", name, key, array.dtype, array.stype, repr(tuple(array.shape)))
+                shape = _shape_of(key, array)
+                add("array", name, key, array.dtype, array.stype, repr(shape))
                 add(memoryview(array.data))
         else:
             raise _malformed(f"record '{name[:32]}' is of a kind that is not expected here")
@@ -448,9 +451,9 @@ def _take(
     array = arrays.get(name)
     if array is None:
         raise _malformed(f"array '{name}' is missing")
+    shape = _shape_of(name, array)
     if array.dtype != np.dtype(dtype).str:
         raise _malformed(f"array '{name}' has dtype {array.dtype[:16]}")
-    shape = tuple(array.shape)
     if len(shape) != ndim or any(size < 0 for size in shape):
         raise _malformed(f"array '{name}' has {len(shape)} dimensions, not {ndim}")
     if len(array.data) != math.prod(shape) * np.dtype(dtype).itemsize:
@@ -459,6 +462,21 @@ def _take(
         return np.frombuffer(array.data, dtype=dtype).reshape(shape)
     except ValueError:  # an empty array of an impossible shape
         raise _malformed(f"array '{name}' has a shape that cannot be") from None
+
+
+def _shape_of(name: str, array: Array) -> tuple[int, ...]:
+    """An array's shape. Flower reads what an array says of itself from JSON, unchecked.
+
+    Raises:
+        WireError: it says something that no array of this protocol says.
+    """
+    texts = (name, array.dtype, array.stype)
+    if not all(isinstance(text, str) and text.isascii() for text in texts):
+        raise _malformed("an array's name or type is not plain text")
+    shape = tuple(array.shape)
+    if not all(type(size) is int for size in shape) or not isinstance(array.data, bytes):
+        raise _malformed("an array's shape is not made of whole numbers")
+    return shape
 
 
 def _unknown(kind: str) -> WireError:

@@ -421,14 +421,10 @@ def test_a_study_that_the_policy_refuses_does_not_wait_for_a_person(
 
 
 def test_a_model_too_large_for_the_machine_is_refused_before_it_is_built(
-    attempt: Callable[..., SiteRefusal],
+    make_site: MakeSite, make_study: MakeStudy
 ) -> None:
-    refusal = attempt(
-        policy_with(resources={"largest_model_mb": 64}),
-        "encoder.width=8192",
-        "encoder.depth=200",
-        "encoder.heads=8",
-        probe=False,
-    )
+    study = make_study("encoder.width=8192", "encoder.depth=200", "encoder.heads=8")
+    site = make_site(policy=policy_with(resources={"largest_model_mb": 64}))
+    refusal = refusal_of(site, DescribeRequest(study))
     assert refusal.code is RefusalCode.POLICY
     assert "resources.largest_model_mb" in refusal.fix

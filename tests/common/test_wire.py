@@ -101,7 +101,8 @@ def test_requests_arrive_with_their_plan_and_its_key(
     assert also.plan == probe.plan
     assert bits(also.basis_components) == bits(np.ascontiguousarray(probe.basis_components))
     assert bits(also.basis_mean) == bits(probe.basis_mean)
-    assert decode_request(over_the_wire(encode(DescribeRequest(STUDY)))) == DescribeRequest()
+    describe = DescribeRequest(study)
+    assert decode_request(over_the_wire(encode(describe))) == describe
 
 
 def test_a_train_key_is_never_a_probe_key(
@@ -154,7 +155,7 @@ def test_message_types_are_the_routes_of_the_client_app(
     probe_request: Callable[..., ProbeRequest],
 ) -> None:
     study = make_study(with_probe)
-    requests: list[Request] = [DescribeRequest(STUDY), train_request(study), probe_request(study)]
+    requests: list[Request] = [DescribeRequest(study), train_request(study), probe_request(study)]
     assert [message_type(request) for request in requests] == [
         "query.describe",
         "train",
@@ -185,7 +186,7 @@ def test_a_request_is_not_taken_for_a_reply(
     probe_request: Callable[..., ProbeRequest],
 ) -> None:
     study = make_study(with_probe)
-    for request in (DescribeRequest(STUDY), train_request(study), probe_request(study)):
+    for request in (DescribeRequest(study), train_request(study), probe_request(study)):
         with pytest.raises(WireError, match="cannot be understood"):
             decode_reply(encode(request))
 

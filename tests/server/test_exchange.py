@@ -11,6 +11,8 @@ from flwr.supercore.run import Run
 
 from tacit_common.errors import RefusalCode
 from tacit_common.ledger_chain import SignedHead
+from tacit_common.study_file import parse_study
+from tacit_common.study_reference import EXAMPLE_STUDY
 from tacit_common.wire import (
     DescribeRequest,
     Refusal,
@@ -28,6 +30,8 @@ from tacit_server.exchange import Answer, Failure
 pytestmark = pytest.mark.usefixtures("flower_task")
 
 Answering = Callable[[Message], Message | None]
+
+STUDY = parse_study(EXAMPLE_STUDY).travelling()
 
 
 class LateGrid(Grid):

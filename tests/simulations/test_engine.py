@@ -20,6 +20,8 @@ from tacit_common.ledger_chain import SignedHead
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy.plan import calibrate
 from tacit_common.study import Study, StudyFile
+from tacit_common.study_file import parse_study
+from tacit_common.study_reference import EXAMPLE_STUDY
 from tacit_common.wire import (
     DescribeRequest,
     Refusal,
@@ -43,6 +45,8 @@ MakeFile = Callable[..., StudyFile]
 MakeStudy = Callable[..., Study]
 Ask = Callable[..., TrainRequest]
 HeadsOf = Callable[..., list[SignedHead]]
+
+STUDY = parse_study(EXAMPLE_STUDY).travelling()
 
 pytestmark = pytest.mark.usefixtures("flower_task")
 

@@ -18,7 +18,8 @@ class SiteReport(Part):
 
     A site need not give its account, and may be away when it is asked. Then there is what the
     coordinator knows by itself: the rounds that the site answered, the newest head that the
-    site signed, and what the study plans, which bounds the cost of this run.
+    site signed, and what the study plans, which bounds the cost of this run if the coordinator
+    asked for nothing else. That it did not, the site's ledger shows to who has it.
     """
 
     name: SiteName

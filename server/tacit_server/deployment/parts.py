@@ -5,6 +5,7 @@ import ssl
 import sys
 import sysconfig
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,6 +150,8 @@ async def _gateway_trouble(folder: ServerFolder, config: ServerConfig) -> str | 
                 host, int(port), ssl=context, server_hostname=config.host
             )
             writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
     except ssl.SSLCertVerificationError as error:
         return f"its certificate is not valid: {error.verify_message}"
     except (OSError, TimeoutError):

@@ -12,7 +12,14 @@ from rich.console import Console
 
 from tacit_common.cli import run_command
 from tacit_common.errors import UsageError
-from tacit_simulations.benchmarks import ledger, local_step, noise, round_overhead, startup
+from tacit_simulations.benchmarks import (
+    deploy,
+    ledger,
+    local_step,
+    noise,
+    round_overhead,
+    startup,
+)
 from tacit_simulations.benchmarks.measure import Track
 from tacit_simulations.benchmarks.record import Figure, new_record
 
@@ -39,6 +46,10 @@ BENCHMARKS: dict[str, tuple[Callable[[Track], list[Figure]], Callable[[Track], l
     "round_overhead": (
         partial(round_overhead.measure, round_overhead.FULL),
         partial(round_overhead.measure, round_overhead.QUICK),
+    ),
+    "deploy": (
+        partial(deploy.measure, deploy.FULL),
+        partial(deploy.measure, deploy.QUICK),
     ),
 }
 

@@ -12,8 +12,9 @@ _SHAPES = {  # name: width, depth, heads; with the decoder about 0.23, 1.06 and 
     "0.2M": (64, 4, 4),
     "1M": (128, 5, 4),
     "3M": (192, 7, 6),
+    "25M": (512, 8, 8),  # 100 MB as float32
 }
-SIZES = tuple(_SHAPES)
+SIZES = ("0.2M", "1M", "3M")
 
 
 def vit_study(

@@ -32,7 +32,9 @@ def troubles(authority: Authority, *, superlink: int, gateway: int) -> list[str 
     )
 
     async def ask() -> list[str | None]:
-        return [await part.trouble() for part in parts_of(folder, config)]
+        found = [await part.trouble() for part in parts_of(folder, config)]
+        await asyncio.sleep(0.05)  # asyncio closes a connection whose handshake failed later
+        return found
 
     return asyncio.run(ask())
 

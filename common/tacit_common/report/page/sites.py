@@ -171,8 +171,8 @@ def _without_account(report: Report) -> Iterator[Block]:
         if names:
             said = reason.format(its="its" if len(names) == 1 else "their")
             figures = (
-                " What is stated is what the study plans for this run, which bounds it; other runs "
-                "are not known."
+                " What is stated is what the study plans for this run. That no more was asked of "
+                "the site, and what other runs have cost, its own ledger shows."
                 if isinstance(report.privacy, LocalPrivacy)
                 else ""
             )
