@@ -44,7 +44,8 @@ class SiteAgent:
         self._config = folder.config
         self._notify = notify
         self._link: FleetLink | None = None
-        self._policy, self._policy_as_of = folder.read_policy(), _changed(folder.policy_toml)
+        self._policy_as_of = _changed(folder.policy_toml)  # first: a change in between is seen
+        self._policy = folder.read_policy()
         self._site: OpenSite | None = None
 
     def run(self) -> None:
@@ -125,7 +126,11 @@ class SiteAgent:
         )
 
     def _current_site(self) -> OpenSite:
-        """The site, under the policy as its operator has it now."""
+        """The site, under the policy as its operator has it now.
+
+        Raises:
+            UsageError: it cannot be read. The one before is not in force any more.
+        """
         site = self._require_open()
         changed = _changed(self._folder.policy_toml)
         if changed != self._policy_as_of:
@@ -182,9 +187,13 @@ def _read_number(path: Path) -> int | None:
         return None
 
 
-def _changed(path: Path) -> tuple[int, int]:
-    stat = path.stat()
-    return stat.st_mtime_ns, stat.st_ino
+def _changed(path: Path) -> tuple[int, int, int] | None:
+    """What differs after a file was written, replaced or removed."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_ino, stat.st_size
 
 
 @contextmanager

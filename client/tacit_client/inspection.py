@@ -49,7 +49,7 @@ def inspect_data(config: SiteConfig) -> Inspection:
         found.shapes = stored_shapes(config.data_path)
     _look_at_records(source, found)
     if isinstance(source, LabeledDataSource):
-        found.labels = Counter(_label(source, index) for index in range(len(source)))
+        found.labels = Counter(sorted(_label(source, index) for index in range(len(source))))
     names = [subject_name(source, index) for index in range(len(source))]
     if any(name != str(index).encode() for index, name in enumerate(names)):
         found.subjects = Counter(name for name in names if name is not None)

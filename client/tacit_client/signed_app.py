@@ -1,11 +1,11 @@
 """A site's answers between machines: the request verified, the answer witnessed and signed.
 
-    is it the coordinator's own request, to this site, and new?  → else a code, unsigned
+    is it the coordinator's own request, to this site, and new?  → else a code
     what does the witness of the ledger say?                     → behind it: no work
     the ClientApp answers                                        (see `app`, `site`)
     the witness countersigns where the ledger stands now
     the journal notes what was asked, answered, and how much leaves
-    the site signs
+    the site signs, unless nothing says which request it would be an answer to
 
 Nothing here raises: whatever fails becomes a code, and what happened stays in the site's
 own log.
@@ -22,7 +22,14 @@ from tacit_client.correspondence import Correspondence
 from tacit_client.journal import Action, Handled, Journal
 from tacit_client.open_site import OpenSite
 from tacit_common.envelope import RequestEnvelope, require_request, seal_answer
-from tacit_common.errors import RefusalCode, SiteRefusal, TacitError, WireError, refusal_code
+from tacit_common.errors import (
+    IdentityError,
+    RefusalCode,
+    SiteRefusal,
+    TacitError,
+    WireError,
+    refusal_code,
+)
 from tacit_common.flower.apps import make_context
 from tacit_common.flower.fleet import Delivery
 from tacit_common.ledger_chain import SignedHead
@@ -80,19 +87,21 @@ class SignedApp:
     def answer(self, delivery: Delivery) -> Message:
         """The answer to a message, ready to be sent and noted in the journal."""
         request: RequestEnvelope | None = None
-        content: RecordDict | None = None
+        trusted: RecordDict | None = None
         try:
             message = _understood(delivery)
-            request = self._verified(message.content)
-            content = message.content
+            request = decode_envelope(message.content, RequestEnvelope)
+            self._require_trusted(request, message.content)
+            trusted = message.content
             reply = self._witnessed(message)
-        except Exception as error:
+        except TacitError as error:
             _log.warning("refused: %s", error)
-            code = RefusalCode.SIGNATURE if request is None else refusal_code(error)
-            known = isinstance(error, SiteRefusal | WireError)
-            reply = encode(Refusal(code=refusal_code(error) if known else code))
+            reply = encode(Refusal(code=refusal_code(error)))
+        except Exception as error:
+            _log.exception("a request failed")
+            reply = encode(Refusal(code=refusal_code(error)))
         try:
-            self._journal.append(_handled(content, reply, delivery.size))
+            self._journal.append(_handled(trusted, reply, delivery.size))
         except Exception:
             # What cannot be noted does not leave; what was spent stays spent.
             _log.exception("the journal cannot be written")
@@ -102,16 +111,18 @@ class SignedApp:
             reply = with_envelope(reply, seal)
         return Message(reply, reply_to=delivery.envelope)
 
-    def _verified(self, content: RecordDict) -> RequestEnvelope:
-        envelope = decode_envelope(content, RequestEnvelope)
-        require_request(
-            envelope,
-            content_sha256(content),
-            coordinator=self._coordinator,
-            site=self._identity.public_key,
-        )
+    def _require_trusted(self, envelope: RequestEnvelope, content: RecordDict) -> None:
+        """Refuse what is not the coordinator's own word to this site, heard for the first time."""
+        try:
+            require_request(
+                envelope,
+                content_sha256(content),
+                coordinator=self._coordinator,
+                site=self._identity.public_key,
+            )
+        except IdentityError as error:
+            raise SiteRefusal(RefusalCode.SIGNATURE, why=error.why, fix=error.fix) from error
         self._correspondence.take(envelope.session, envelope.sequence)
-        return envelope
 
     def _witnessed(self, message: Message) -> RecordDict:
         """The ClientApp's answer, between two questions to the witness."""
@@ -120,7 +131,10 @@ class SignedApp:
             newest = _asked(self._witness.newest)
             if newest is not None:
                 at_work.ledger.require_not_behind(newest)
-        site = at_work.site_for(_study_of(decode_request(message.content)))
+        request = decode_request(message.content)
+        # An account is of the ledger alone: no record is opened for it, at whatever hour.
+        ledger_alone = isinstance(request, AccountRequest)
+        site = at_work.without_records if ledger_alone else at_work.site_for(_study_of(request))
         metadata = message.metadata
         context = make_context(run_id=metadata.run_id, node_id=metadata.dst_node_id, node_config={})
         reply = make_client_app(lambda _: site)(message, context).content

@@ -38,9 +38,7 @@ class RequestEnvelope(_Envelope):
 
     recipient: Hex64 = Field(description="Ed25519 key of the site that it is for.")
     session: str = Field(pattern=r"^[0-9a-f]{32}$", description="One life of the coordinator.")
-    sequence: int = Field(
-        ge=1, le=2**53, description="Grows from request to request to one site."
-    )
+    sequence: int = Field(ge=1, le=2**53, description="Grows from request to request to one site.")
 
     @property
     def digest(self) -> str:

@@ -288,7 +288,7 @@ def content_sha256(records: RecordDict) -> str:
 
     def add(*parts: str | bytes | memoryview) -> None:
         for part in parts:
-            content = part.encode() if isinstance(part, str) else part
+            content = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
             digest.update(len(content).to_bytes(8, "big"))
             digest.update(content)
 

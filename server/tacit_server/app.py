@@ -92,15 +92,8 @@ class GridExchange:
     def ask(self, nodes: Sequence[int], request: Request, timeout_s: float) -> Iterator[Answer]:
         """One answer a node, in the order of `nodes`; early arrivals wait for their turn."""
         deadline = time.monotonic() + timeout_s
-        content = encode(request)  # once: every node is asked the same
-        kind = message_type(request)
-        messages = [
-            Message(self._sealed(node, content), dst_node_id=node, message_type=kind, ttl=timeout_s)
-            for node in nodes
-        ]
-        # Replies are matched by message, since an error reply does not name its node.
-        node_of = dict(zip(self._grid.push_messages(messages), nodes, strict=True))
         arrived: dict[int, Reply | Failure] = {}
+        node_of = self._sent(nodes, request, timeout_s, arrived)
         turn = 0
         while turn < len(nodes):
             if nodes[turn] in arrived:
@@ -119,6 +112,36 @@ class GridExchange:
                 node_of.clear()
             else:
                 time.sleep(_POLL_S)
+
+    def _sent(
+        self,
+        nodes: Sequence[int],
+        request: Request,
+        timeout_s: float,
+        arrived: dict[int, Reply | Failure],
+    ) -> dict[str, int]:
+        """Send a request; message to node, of those that took it. The others fail at once.
+
+        Replies are matched by message, since an error reply does not name its node.
+        """
+        content = encode(request)  # once: every node is asked the same
+        kind = message_type(request)
+        messages = []
+        for node in nodes:
+            try:
+                sealed = self._sealed(node, content)
+            except IdentityError:  # its site was shut out after it had joined
+                arrived[node] = Failure.NOT_ENROLLED
+                continue
+            messages.append(Message(sealed, dst_node_id=node, message_type=kind, ttl=timeout_s))
+        asked = [node for node in nodes if node not in arrived]
+        node_of = {}
+        for node, sent in zip(asked, self._grid.push_messages(messages), strict=True):
+            if sent:
+                node_of[sent] = node
+            else:  # Flower names no message that it could not take for a node
+                arrived[node] = Failure.NODE_ERROR
+        return node_of
 
     def _sealed(self, node: int, content: RecordDict) -> RecordDict:
         request = with_head(content, self._heads.newest(self.site_of(node) or ""))

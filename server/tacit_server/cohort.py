@@ -59,15 +59,16 @@ def meet_sites(
         refused: dict[str, str] = {}
         reasons: set[str] = set()
         for answer in _described(exchange, asked, study):
-            if isinstance(answer.reply, SiteDescription):
-                reply = answer.reply
+            known_as = exchange.site_of(answer.node_id)
+            reply = answer.reply
+            if isinstance(reply, SiteDescription) and known_as in (None, reply.site):
                 joined[answer.node_id] = Participant(
                     answer.node_id, reply.site, reply.declared_units
                 )
                 continue
             reason = _reason(answer)
             reasons.add(reason)
-            refused[exchange.site_of(answer.node_id) or f"node {answer.node_id}"] = reason
+            refused[known_as or f"node {answer.node_id}"] = reason
         meeting = Meeting(sorted(joined.values(), key=lambda one: one.site), refused)
         if meeting != last:
             heard(meeting)

@@ -15,6 +15,7 @@ class Failure(StrEnum):
     NO_ANSWER = "no_answer"  # nothing before the deadline
     NODE_ERROR = "node_error"  # Flower reports that the node failed
     UNUSABLE_REPLY = "unusable_reply"  # not a message of this version, or of another shape
+    NOT_ENROLLED = "not_enrolled"  # no accepted site's node, perhaps no more: it is not asked
     UNTRUSTED_SENDER = "untrusted_sender"  # the site's own key did not sign the answer
     UNTRUSTED_LEDGER = "untrusted_ledger"  # rolled back, forked, or no signed head at all
     NON_FINITE_UPDATE = "non_finite_update"  # NaN or infinity in the update

@@ -171,6 +171,7 @@ def show_study(study: StudyArgument = "digits", set_: SetOption = None) -> None:
 @study_app.command("check")
 def check_study(study: StudyArgument = "digits", set_: SetOption = None) -> None:
     """Say whether a study can run, and what it would cost."""
+    from tacit_common.architecture import encoder_sha256
     from tacit_common.privacy.plan import calibrate
     from tacit_simulations.recipes import named_study
     from tacit_simulations.rehearsal import in_words
@@ -190,6 +191,7 @@ def check_study(study: StudyArgument = "digits", set_: SetOption = None) -> None
             f"noise multiplier {schedule.noise_multiplier:.3f}"
         )
     typer.echo(holdings)
+    typer.echo(f"encoder {encoder_sha256(resolved.encoder)}, as a site's policy may list it")
 
 
 @study_app.command("schema")

@@ -28,7 +28,14 @@ from tacit_common.errors import (
     UsageError,
 )
 from tacit_common.study import Study
-from tacit_common.wire import DescribeRequest, SiteDescription, TrainReply, TrainRequest
+from tacit_common.wire import (
+    AccountRequest,
+    DescribeRequest,
+    SiteAccountReply,
+    SiteDescription,
+    TrainReply,
+    TrainRequest,
+)
 
 NewSite = Callable[..., Prepared]
 MakeStudy = Callable[..., Study]
@@ -189,6 +196,15 @@ def test_a_site_from_a_folder_trains_and_is_charged(
     again = site.site_for(study).answer(train_request(study))
     assert isinstance(again, TrainReply)
     assert np.array_equal(again.update, reply.update)
+
+
+def test_what_a_run_cost_is_told_without_opening_its_data(
+    opened: Callable[..., OpenSite], make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = opened()
+    monkeypatch.setattr(module, "open_data", None)
+    reply = site.without_records.answer(AccountRequest(run="run", study=make_study()))
+    assert isinstance(reply, SiteAccountReply)
 
 
 def test_labels_that_probes_may_not_use_are_not_there(opened: Callable[..., OpenSite]) -> None:

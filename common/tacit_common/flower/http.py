@@ -17,9 +17,11 @@ from flwr.supercore.protobuf.client import (
     ProtobufClientInterceptor,
     ProtobufRequestContext,
 )
+from flwr.supercore.retry import RetryInvoker
 from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 
 from tacit_common.errors import LinkError
+from tacit_common.flower.transport import TOO_LONG, BoundedTransport, Bounds
 
 ClientT = TypeVar("ClientT", bound=ProtobufClient)
 
@@ -32,40 +34,70 @@ def make_client(
     ca_certificate: bytes,
     *,
     component: str,
+    bounds: Bounds,
     interceptors: Sequence[ProtobufClientInterceptor] = (),
-    largest_answer: int,
+    retries: RetryInvoker | None = None,
 ) -> ClientT:
     """A client of one of Flower's APIs over TLS.
 
-    It trusts `ca_certificate` (PEM) and no other authority, follows no redirect, and gives
-    up on an answer of more than `largest_answer` bytes.
+    It trusts `ca_certificate` (PEM) and no other authority, uses no proxy, follows no
+    redirect, and gives up on an answer that is out of bounds.
+
+    Raises:
+        LinkError: the certificate cannot be read, or the address is none.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_verify_locations(cadata=ca_certificate.decode("ascii"))
+    try:
+        context.load_verify_locations(cadata=ca_certificate.decode("ascii"))
+    except (ValueError, ssl.SSLError):
+        raise LinkError(
+            f"{address} cannot be reached safely",
+            why="the certificate by which it would be known cannot be read",
+            fix="take it anew from the coordinator's invitation",
+        ) from None
     client = kind(
         f"https://{address}",
         interceptors=[_Version(component), *interceptors],
         verify=context,
+        retry_invoker=retries,
     )
     client._client.close()
     client._client = httpx.Client(
         timeout=_TIMEOUT_S,
         follow_redirects=False,
-        transport=_Bounded(httpx.HTTPTransport(verify=context), largest_answer),
+        trust_env=False,
+        headers={"accept-encoding": "identity"},
+        transport=BoundedTransport(context, bounds),
     )
     return client
 
 
 @contextmanager
 def link_errors(address: str) -> Iterator[None]:
-    """Turn what HTTP and TLS raise into a LinkError that says what to do."""
+    """Turn what HTTP, TLS and an answer that is no protobuf raise into a LinkError.
+
+    It says what to do. Keep the block to requests alone: a ValueError of another kind would
+    be taken for a senseless answer.
+    """
     try:
         yield
     except httpx.HTTPStatusError as error:
         raise _refused(address, error.response.status_code) from None
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         raise _unreachable(address, error) from None
+    except ValueError:  # Flower's, for what its schema does not fit
+        raise senseless(address) from None
+
+
+def senseless(address: str) -> LinkError:
+    """What to say of an answer that is not Flower's."""
+    return LinkError(
+        f"{address} cannot be spoken with",
+        why="its answer cannot be understood",
+        fix="check that the address is that of the coordinator's gateway, and that it runs a "
+        "Tacit whose version fits",
+    )
 
 
 class _Version:
@@ -77,44 +109,6 @@ class _Version:
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
         add_headers(context.request, self._headers)
         return call_next(context)
-
-
-class _Bounded(httpx.BaseTransport):
-    """Ends an answer that is longer than it may be."""
-
-    def __init__(self, inner: httpx.BaseTransport, largest_answer: int) -> None:
-        self._inner = inner
-        self._largest = largest_answer
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        response = self._inner.handle_request(request)
-        return httpx.Response(
-            response.status_code,
-            headers=response.headers,
-            stream=_BoundedStream(response.stream, self._largest),
-            extensions=response.extensions,
-        )
-
-    def close(self) -> None:
-        self._inner.close()
-
-
-class _BoundedStream(httpx.SyncByteStream):
-    def __init__(self, inner: object, largest: int) -> None:
-        if not isinstance(inner, httpx.SyncByteStream):
-            raise TypeError("a synchronous transport gives synchronous streams")
-        self._inner = inner
-        self._left = largest
-
-    def __iter__(self) -> Iterator[bytes]:
-        for chunk in self._inner:
-            self._left -= len(chunk)
-            if self._left < 0:
-                raise httpx.DecodingError("the answer is longer than it may be")
-            yield chunk
-
-    def close(self) -> None:
-        self._inner.close()
 
 
 _STATUS = {
@@ -140,19 +134,39 @@ def _refused(address: str, status: int) -> LinkError:
         status,
         (f"it answers HTTP status {status}", "look at the log of the SuperLink and the gateway"),
     )
+    if 300 <= status < 400:
+        why = f"it answers HTTP status {status}, and Tacit goes nowhere it is sent to"
+        fix = "give the address of the gateway itself"
     return LinkError(f"{address} turns this machine away", why=why, fix=fix, status=status)
 
 
-def _unreachable(address: str, error: httpx.HTTPError) -> LinkError:
+_CLOCK = "check this machine's clock, then ask the coordinator for: tacit server renew"
+_SAID = {  # by OpenSSL, httpcore and our transport; the first that fits counts
+    "certificate has expired": ("its certificate has expired", _CLOCK),
+    "certificate is not yet valid": ("its certificate is not valid yet", _CLOCK),
+    "certificate is not valid for": (
+        "its certificate is for another address",
+        "give the address that the invitation names",
+    ),
+    "CERTIFICATE_VERIFY_FAILED": (
+        "its certificate is not one of the coordinator that this machine knows",
+        "compare the invitation's fingerprint with the coordinator by telephone",
+    ),
+    "WRONG_VERSION_NUMBER": (
+        "it does not speak TLS",
+        "give the address of the coordinator's gateway",
+    ),
+    TOO_LONG: (TOO_LONG, "raise largest_message_mb, or ask the coordinator why"),
+}
+
+
+def _unreachable(address: str, error: Exception) -> LinkError:
     said = str(error)
-    if "certificate has expired" in said:
-        why, fix = "its certificate has expired", "ask the coordinator for: tacit server renew"
-    elif "CERTIFICATE_VERIFY_FAILED" in said:
-        why = "its certificate is not one of the coordinator that this machine knows"
-        fix = "compare the invitation's fingerprint with the coordinator by telephone"
-    elif isinstance(error, httpx.DecodingError):
-        why, fix = "its answer is longer than it may be", "raise largest_message_mb, or ask why"
-    else:
-        why = f"the connection fails ({type(error).__name__})"
-        fix = "check the address, the network and that the server runs"
+    why, fix = next(
+        (sentence for words, sentence in _SAID.items() if words in said),
+        (
+            f"the connection fails ({type(error).__name__})",
+            "check the address, the network and that the server runs",
+        ),
+    )
     return LinkError(f"{address} cannot be reached", why=why, fix=fix)

@@ -9,7 +9,7 @@ from tacit_common.envelope import AnswerEnvelope, RequestEnvelope, RequestSeal, 
 from tacit_common.errors import IdentityError
 from tacit_common.flower.control import NodeState
 from tacit_common.identity import Identity
-from tacit_common.wire import content_sha256, decode_envelope, with_envelope
+from tacit_common.wire import content_sha256, decode_envelope, decode_head, with_envelope
 from tacit_server.deployment.roster import Roster
 
 
@@ -54,10 +54,19 @@ class SignedChannel:
             IdentityError: it did not.
             WireError: it cannot be understood.
         """
-        if node not in self._asked or self._card(node) is None:
+        card = self._card(node)
+        if node not in self._asked or card is None:
             raise _stranger()
         envelope = decode_envelope(answer, AnswerEnvelope)
         require_answer(envelope, content_sha256(answer), request=self._asked[node])
+        head = decode_head(answer)
+        if head is not None and head.public_key != card.public_key:
+            raise IdentityError(
+                "a ledger cannot be trusted",
+                why=f"it is signed with another key than that on the card of '{card.site}'",
+                fix="ask the site which ledger it uses; remove it and enroll its new card if its "
+                "key is new",
+            )
         return answer
 
     def _card(self, node: int) -> SiteCard | None:

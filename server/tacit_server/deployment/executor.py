@@ -18,12 +18,15 @@ from tacit_common.flower.control import Control, FlowerRun
 from tacit_common.flower.tasks import TaskQueue
 from tacit_server.deployment.folder import ServerFolder
 from tacit_server.deployment.heartbeat import beat
+from tacit_server.deployment.lifeline import tied_to_this_process
 from tacit_server.deployment.parts import heartbeat_file
 from tacit_server.deployment.roster import Roster, register_all
 from tacit_server.deployment.run_record import (
+    AT_SUPERLINK,
     GOES_ON,
     STATUS,
     SUBMISSION,
+    AtSuperlink,
     Status,
     Submission,
     Trouble,
@@ -31,6 +34,7 @@ from tacit_server.deployment.run_record import (
 
 _LOOK_S = 0.5
 _LOOK_AROUND_S = 2.0  # between two looks at roster and runs
+_MAY_TAKE_S = 120.0  # from asking for a run until its process has taken it up
 _MOST_TIMES = 20  # a run that dies as often without an error is left to a person
 
 _RUN_TASK = "tacit_server.deployment.run_task"
@@ -47,6 +51,8 @@ class Executor:
         self._ca = folder.ca_certificate.read_bytes()
         self._roster = Roster(folder.roster)
         self._running: list[subprocess.Popen[bytes]] = []
+        self._troubled: dict[str, str] = {}  # run to what was last said of it
+        self._begun: dict[str, float] = {}  # run to when it was last asked for, time.monotonic()
 
     def run(self) -> None:
         """Work until SIGTERM, which ends the processes of all runs too; they go on later."""
@@ -78,7 +84,10 @@ class Executor:
             if token is None:
                 time.sleep(_LOOK_S)
             else:
-                self._start(token)
+                try:
+                    self._start(token)
+                except OSError as error:  # no memory for a process; it is begun again later
+                    _log.error("a run cannot be started: %s", error)
             self._running = [one for one in self._running if one.poll() is None]
 
     def _start(self, token: str) -> None:
@@ -86,13 +95,12 @@ class Executor:
         self._folder.logs.mkdir(exist_ok=True)
         with (self._folder.logs / "runs.log").open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 - our own module
-                [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "tacit_server.deployment.run_task",
-                    str(self._folder.path),
-                ],
+                tied_to_this_process(
+                    [
+                        *(sys.executable, "-P", "-m", "tacit_server.deployment.run_task"),
+                        str(self._folder.path),
+                    ]
+                ),
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -108,17 +116,34 @@ class Executor:
                 _log.info("the SuperLink knows '%s' now", site)
             known = control.runs()
             for file in sorted(self._folder.runs.glob("*/" + SUBMISSION)):
-                self._tend(file.parent, known, control)
+                run, trouble = file.parent, ""
+                try:
+                    self._tend(run, known, control)
+                except LinkError:
+                    raise
+                except (TacitError, OSError) as error:  # of this run; the others go on
+                    trouble = str(error)
+                if trouble and trouble != self._troubled.get(run.name):
+                    _log.error("run '%s': %s", run.name, trouble)
+                self._troubled[run.name] = trouble
 
     def _tend(self, run: Path, known: dict[int, FlowerRun], control: Control) -> None:
-        """Start a run that should go on and that nobody leads: it is new, or its process
-        was killed, or the SuperLink was away for too long.
+        """Make of a run what a person wants of it.
+
+        One that should go on and that nobody leads is started: it is new, or its process was
+        killed, or the SuperLink was away for too long.
         """
         submission, status = Submission.read(run / SUBMISSION), Status.read(run / STATUS)
         if status.stage not in GOES_ON:
             return
-        at_superlink = known.get(submission.flower_run or 0)
-        if (at_superlink is not None and not at_superlink.is_over) or _is_led(run):
+        at_superlink = known.get(AtSuperlink.number(run) or 0)
+        if at_superlink is not None and not at_superlink.is_over:
+            # Stopped while the SuperLink was away, or led by a process that was killed with
+            # the executor before this one: the SuperLink would notice in a minute or two.
+            if submission.stopped or self._is_abandoned(run):
+                control.stop_run(at_superlink.flower_run)
+            return
+        if _is_led(run):
             return
         if submission.stopped:
             status.model_copy(update={"stage": "stopped"}).write(run / STATUS)
@@ -130,9 +155,19 @@ class Executor:
             )
             status.model_copy(update={"stage": "failed", "trouble": trouble}).write(run / STATUS)
         else:
-            number = control.start_run(run.name)
-            submission.model_copy(update={"flower_run": number}).write(run / SUBMISSION)
+            AtSuperlink(flower_run=control.start_run(run.name)).write(run / AT_SUPERLINK)
+            self._begun[run.name] = time.monotonic()
             _log.info("run '%s' begins", run.name)
+
+    def _is_abandoned(self, run: Path) -> bool:
+        """Whether nobody leads a run that the SuperLink takes for running.
+
+        One that was just asked for has no process yet.
+        """
+        asked = self._begun.get(run.name)
+        if asked is not None and time.monotonic() - asked < _MAY_TAKE_S:
+            return False
+        return not _is_led(run)
 
 
 def _is_led(run: Path) -> bool:

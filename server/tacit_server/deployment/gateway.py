@@ -3,6 +3,7 @@
 `python -m tacit_server.deployment.gateway DIR`, as the supervisor starts it.
 """
 
+import logging
 import resource
 import socket
 import sys
@@ -34,6 +35,8 @@ def serve(folder: ServerFolder) -> None:
     """
     config = folder.config()
     _allow_many_files()
+    # Each refusal is one line of ours; uvicorn would add others, without saying whose it was.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     try:
         certificate = Certificate(folder.server_certificate, folder.server_key)
         upstream = to_superlink(config.superlink_port, folder.ca_certificate)

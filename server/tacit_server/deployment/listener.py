@@ -160,7 +160,7 @@ class Listener(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,  # a peer is who connects, not whom it names
                 server_header=False,
-                date_header=False,
+                date_header=True,
                 h11_max_incomplete_event_size=self._limits.head_bytes,
                 timeout_keep_alive=int(self._limits.keep_alive_s),
                 timeout_graceful_shutdown=int(self._limits.closing_s),

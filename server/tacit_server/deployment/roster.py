@@ -1,8 +1,10 @@
 """Who takes part: the sites whose keys a person at the coordinator has accepted."""
 
+import fcntl
 import json
 from base64 import b64decode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -71,24 +73,18 @@ class Roster:
             UsageError: the name or one of the keys is another site's.
         """
         card.require_genuine()
-        node_public_key(card.node_key)  # raises if Flower cannot use it
-        for other in self.sites.values():
-            same = {
-                "name": other.card.site == card.site,
-                "signing key": other.card.public_key == card.public_key,
-                "node key": other.card.node_key.split()[:2] == card.node_key.split()[:2],
-            }
-            if other.card == card:
-                return
-            if any(same.values()):
-                shared = ", ".join(name for name, is_same in same.items() if is_same)
-                raise UsageError(
-                    f"'{card.site}' cannot be enrolled",
-                    why=f"'{other.card.site}' is enrolled with the same {shared}",
-                    fix="remove the old entry first, if the site has new keys: what it spent "
-                    "under the old ones stays spent",
-                )
-        self._write([*self.sites.values(), Enrolled(card=card, at=datetime.now(UTC))])
+        with self._locked():
+            for other in self.sites.values():
+                if other.card == card:
+                    return
+                if shared := _shared(card, other.card):
+                    raise UsageError(
+                        f"'{card.site}' cannot be enrolled",
+                        why=f"'{other.card.site}' is enrolled with the same {shared}",
+                        fix="remove the old entry first, if the site has new keys: what it spent "
+                        "under the old ones stays spent",
+                    )
+            self._write([*self.sites.values(), Enrolled(card=card, at=datetime.now(UTC))])
 
     def remove(self, site: str) -> SiteCard:
         """Take a site off the list; returns its card.
@@ -96,16 +92,24 @@ class Roster:
         Raises:
             UsageError: there is no such site.
         """
-        sites = self.sites
-        if site not in sites:
-            raise UsageError(
-                f"there is no site '{site}'",
-                why=f"enrolled are: {', '.join(sites) or 'none'}",
-                fix="give the name of an enrolled site",
-            )
-        gone = sites.pop(site)
-        self._write(list(sites.values()))
-        return gone.card
+        with self._locked():
+            sites = self.sites
+            if site not in sites:
+                raise UsageError(
+                    f"there is no site '{site}'",
+                    why=f"enrolled are: {', '.join(sites) or 'none'}",
+                    fix="give the name of an enrolled site",
+                )
+            gone = sites.pop(site)
+            self._write(list(sites.values()))
+            return gone.card
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Two people who enroll sites at once wait for each other, so that none is lost."""
+        with self._path.with_name(f".{self._path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _write(self, sites: Sequence[Enrolled]) -> None:
         content = _File(sites=tuple(sites)).model_dump(mode="json")
@@ -128,9 +132,28 @@ class Roster:
             ) from None
         for site in sites:
             site.card.require_genuine()
-        self._sites = {site.card.site: site for site in sites}
-        self._by_node_key = {node_public_key(site.card.node_key): site.card for site in sites}
+        names = {site.card.site: site for site in sites}
+        node_keys = {node_public_key(site.card.node_key): site.card for site in sites}
+        keys = {site.card.public_key for site in sites}
+        if not len(sites) == len(names) == len(node_keys) == len(keys):
+            raise IdentityError(
+                "the roster cannot be used",
+                why="two of its sites have one name or one key",
+                fix="restore it from a backup, or enroll the sites again",
+            )
+        self._sites, self._by_node_key = names, node_keys
         self._read_at = (stat.st_mtime_ns, stat.st_ino)
+
+
+def _shared(card: SiteCard, other: SiteCard) -> str:
+    """What two cards have in common that no two sites may; empty if nothing."""
+    same = {
+        "name": other.site == card.site,
+        "signing key": other.public_key == card.public_key,
+        # Not their text: one key can be written in more than one way.
+        "node key": node_public_key(other.node_key) == node_public_key(card.node_key),
+    }
+    return ", ".join(name for name, is_same in same.items() if is_same)
 
 
 def register_all(roster: Roster, control: Control) -> list[str]:
@@ -146,9 +169,15 @@ def register_all(roster: Roster, control: Control) -> list[str]:
     added = []
     for name, site in roster.sites.items():
         key = node_public_key(site.card.node_key)
-        if known.pop(key, None) is None:
+        if known.pop(key, None) is not None:
+            continue
+        try:
             control.register_node(key, name)
             added.append(name)
+        except IdentityError:
+            # The executor and `tacit server enroll` do this at once, and one is faster.
+            if key not in {node.public_key for node in control.nodes()}:
+                raise
     for stranger in known.values():
         control.unregister_node(stranger.node_id)
     return added

@@ -1,8 +1,10 @@
 """What a coordinator keeps of a run beside the run's own folder: how it was asked for, and
-where it stands now.
+where it stands now. Each file has one writer at a time, so that no word is lost.
 
-    submission.json   what a person wants of it
-    status.json       what the run's process last said of itself
+    submission.json   what a person wants of it: `tacit server submit`, `stop`, `resume`
+    superlink.json    its number at the SuperLink: the executor
+    status.json       what it last said of itself: the run's process; while none leads it, the
+                      executor, and `resume`
 """
 
 from datetime import UTC, datetime
@@ -49,8 +51,23 @@ class Submission(_Record):
     at: datetime
     sites: int = Field(ge=1, description="Begin as soon as so many sites have joined.")
     patience_s: float = Field(ge=0, description="Begin with fewer after so long.")
-    flower_run: int | None = Field(default=None, description="Its number at the SuperLink.")
     stopped: bool = Field(default=False, description="A person stopped it.")
+
+
+class AtSuperlink(_Record):
+    """As what the SuperLink knows a run. Any other run of its name is not ours."""
+
+    flower_run: int
+
+    @classmethod
+    def number(cls, run: Path) -> int | None:
+        """The number of the run in a folder; None before it was first begun.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        path = run / AT_SUPERLINK
+        return cls.read(path).flower_run if path.is_file() else None
 
 
 class Trouble(BaseModel):
@@ -88,4 +105,4 @@ class Status(_Record):
     trouble: Trouble | None = None
 
 
-SUBMISSION, STATUS = "submission.json", "status.json"
+SUBMISSION, AT_SUPERLINK, STATUS = "submission.json", "superlink.json", "status.json"

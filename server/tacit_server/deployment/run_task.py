@@ -2,8 +2,9 @@
 
     take the run up at the SuperLink → read its folder → rounds (`tacit_server.run`) → report
 
-It runs the installed coordinator on a folder that `tacit server submit` has made; a run that
-has no such folder, started by somebody else at the SuperLink, is refused.
+It runs the installed coordinator on a folder that `tacit server submit` has made, under the
+number that the executor began it with. Any other run at the SuperLink was started by somebody
+else, and is refused.
 """
 
 import logging
@@ -12,7 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-from tacit_common.errors import TacitError, UsageError
+import httpx
+
+from tacit_common.errors import LinkError, TacitError, UsageError
 from tacit_common.files import locked_folder
 from tacit_common.flower.apps import make_context
 from tacit_common.flower.control import Control
@@ -28,6 +31,7 @@ from tacit_server.deployment.roster import Roster
 from tacit_server.deployment.run_record import (
     STATUS,
     SUBMISSION,
+    AtSuperlink,
     Status,
     Submission,
     Trouble,
@@ -91,29 +95,51 @@ def lead_run(folder: ServerFolder, token: str) -> None:
     """
     config, ca = folder.config(), folder.ca_certificate.read_bytes()
     with RunTask(config.superlink_address, ca, token) as task:
-        run = folder.run_folder(task.name)
-        if not (run / SUBMISSION).is_file():
-            raise UsageError(
-                "a run was started that nobody submitted here",
-                why="it has no folder in runs/, so whoever reached the SuperLink started it",
-                fix="start runs with: tacit server submit DIR STUDY.toml",
-            )
+        run = _submitted(folder, task)
         with locked_folder(run, "leading this run"):
             _keep_log(run / "log.txt")
             status = StatusWriter(run / STATUS)
+            if _is_stopped(run):  # before it had begun
+                status.stop()
+                return
             try:
                 _lead(folder, run, task, status)
-            except Exception as error:
-                _log.exception("the run ended early")
-                status.fail(error)
-                raise
-            except KeyboardInterrupt:
-                # Flower ends a run so when a person stops it, and also when the SuperLink
-                # was away for too long; only then it is taken up again.
-                if Submission.read(run / SUBMISSION).stopped:
+            except (Exception, KeyboardInterrupt) as error:
+                if _is_stopped(run):
                     status.stop()
+                else:
+                    _ended_early(error, status)
                 raise
             status.finish()
+
+
+def _submitted(folder: ServerFolder, task: RunTask) -> Path:
+    """The folder of the run that a task is for."""
+    run = folder.run_folder(task.name)
+    if not (run / SUBMISSION).is_file() or AtSuperlink.number(run) != task.grid.run.run_id:
+        raise UsageError(
+            "a run was started that nobody submitted here",
+            why="no folder in runs/ is of this run, so whoever reached the SuperLink started it",
+            fix="start runs with: tacit server submit DIR STUDY.toml",
+        )
+    return run
+
+
+def _is_stopped(run: Path) -> bool:
+    return Submission.read(run / SUBMISSION).stopped
+
+
+def _ended_early(error: BaseException, status: StatusWriter) -> None:
+    """Leave a run to a person, unless it was the SuperLink that was lost.
+
+    After that, or when its process is killed, the executor takes it up again by itself.
+    Flower interrupts a run that it has given up.
+    """
+    if isinstance(error, LinkError | httpx.HTTPError | KeyboardInterrupt):
+        _log.warning("the SuperLink was lost (%s)", type(error).__name__)
+    elif isinstance(error, Exception):
+        _log.exception("the run ended early")
+        status.fail(error)
 
 
 def _lead(folder: ServerFolder, run: Path, task: RunTask, status: StatusWriter) -> None:

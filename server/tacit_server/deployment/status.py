@@ -10,9 +10,10 @@ from tacit_common.flower.control import Control, NodeState, node_public_key
 from tacit_server.deployment.folder import ServerFolder
 from tacit_server.deployment.roster import Roster
 from tacit_server.deployment.run_record import STATUS, SUBMISSION, Status, Submission, Trouble
+from tacit_server.exchange import Failure
 from tacit_server.run_log import RoundFinished, RunStarted, read_events
 
-MEANING = {
+MEANING: dict[str, str] = {
     RefusalCode.POLICY: "its policy does not allow what was asked",
     RefusalCode.BUDGET: "its privacy budget has too little left",
     RefusalCode.OBJECTIVE: "the objective is not legal under this mode and unit",
@@ -27,15 +28,25 @@ MEANING = {
     RefusalCode.DATA: "its data cannot be opened or decoded",
     RefusalCode.DIVERGED: "its training gave NaN or infinity",
     RefusalCode.INTERNAL: "something failed there; its own log says what",
+    Failure.NO_ANSWER: "nothing came back in time",
+    Failure.NODE_ERROR: "its connection was lost before it had answered",
+    Failure.UNUSABLE_REPLY: "its answer is not one of this version, or not of this study",
+    Failure.NOT_ENROLLED: "it is not enrolled any more",
+    Failure.UNTRUSTED_SENDER: "its own key did not sign the answer",
+    Failure.UNTRUSTED_LEDGER: "its ledger was rolled back or forked, or nothing signed shows it",
+    Failure.NON_FINITE_UPDATE: "its update holds NaN or infinity",
 }
+"""Every code of a site (it refused), and of the exchange with it (it gave nothing usable)."""
 
 
 def in_words(code: str) -> str:
     """What a code of a site, or of the exchange with it, means."""
-    try:
-        return MEANING[RefusalCode(code)]
-    except ValueError:
-        return code.replace("_", " ")
+    return MEANING.get(code, "a code that this version does not know")
+
+
+def is_refusal(code: str) -> bool:
+    """Whether the site itself said it."""
+    return code in list(RefusalCode)
 
 
 class _Part(BaseModel):

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tacit_common.report import numbers
-from tacit_server.deployment.status import RunStatus, ServerStatus, SiteStatus, in_words
+from tacit_server.deployment.status import RunStatus, ServerStatus, SiteStatus, in_words, is_refusal
 
 _STAGE_STYLE = {"finished": "green", "failed": "red", "stopped": "yellow"}
 _RUNS_SHOWN = 10
@@ -67,7 +67,8 @@ def _run(run: RunStatus) -> RenderableType:
     if run.joined:
         lines.append(Text(f"  sites: {', '.join(run.joined)}", style="dim"))
     for site, code in run.refused.items():
-        lines.append(Text(f"  site {site} refused ({code}): {in_words(code)}", style="yellow"))
+        did = "refused" if is_refusal(code) else "gave nothing usable"
+        lines.append(Text(f"  site {site} {did} ({code}): {in_words(code)}", style="yellow"))
     if run.trouble is not None:
         trouble = run.trouble
         lines.append(

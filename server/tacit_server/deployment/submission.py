@@ -17,7 +17,14 @@ from tacit_common.privacy.plan import calibrate
 from tacit_common.study import StudyFile
 from tacit_server.deployment.folder import ServerFolder
 from tacit_server.deployment.roster import Roster
-from tacit_server.deployment.run_record import GOES_ON, STATUS, SUBMISSION, Status, Submission
+from tacit_server.deployment.run_record import (
+    GOES_ON,
+    STATUS,
+    SUBMISSION,
+    AtSuperlink,
+    Status,
+    Submission,
+)
 
 
 def submit(folder: ServerFolder, study: StudyFile, *, sites: int | None, patience_s: float) -> Path:
@@ -64,12 +71,13 @@ def stop(folder: ServerFolder, name: str) -> None:
             fix="tacit server status shows all runs",
         )
     submission.model_copy(update={"stopped": True}).write(run / SUBMISSION)
-    if submission.flower_run is None:
+    number = AtSuperlink.number(run)
+    if number is None:
         return
     address, ca = folder.config().superlink_address, folder.ca_certificate.read_bytes()
-    # Without a SuperLink, or a run there, nobody leads it; the executor notes the rest.
+    # At once if it can be; where the SuperLink does not answer, the executor does it later.
     with suppress(LinkError), Control(address, ca) as control:
-        control.stop_run(submission.flower_run)
+        control.stop_run(number)
 
 
 def resume(folder: ServerFolder, name: str) -> None:
