@@ -53,7 +53,8 @@ def site() -> None:
 def run(folder: FolderArgument) -> None:
     """Answer the coordinator until it is stopped: connected outwards, with installed code only."""
     from tacit_client.agent import run_agent
-    from tacit_client.site_folder import SiteFolder, owner_only
+    from tacit_client.site_folder import SiteFolder
+    from tacit_common.files import owner_only
 
     with owner_only():
         run_agent(SiteFolder.open(folder), notify=typer.echo)

@@ -63,7 +63,8 @@ class Correspondence:
     def _unusable(self, error: sqlite3.Error) -> LedgerError:
         return LedgerError(
             f"the list of sessions '{self._path.name}' cannot be used",
-            why=f"the database answers {error.sqlite_errorname or type(error).__name__}",
+            # SQLite's own name is missing where Python's module objects.
+            why=f"the database answers {getattr(error, 'sqlite_errorname', type(error).__name__)}",
             fix="check that the site's folder is writable, has space, and is not on a network "
             "share; without this list an old request could be repeated",
         )

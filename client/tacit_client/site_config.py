@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tacit_common.enrolment import Address, SiteName
 from tacit_common.ledger_chain import Hex64
@@ -17,15 +17,6 @@ SiteSubjects = Annotated[
 OPENING = "The configuration of a Tacit data site. A change counts at the next start."
 
 
-def _with_a_real_port(address: str) -> str:
-    if not 1 <= int(address.rpartition(":")[2]) <= 65535:
-        raise ValueError("the port after the last colon must be between 1 and 65535")
-    return address
-
-
-HostAndPort = Annotated[Address, AfterValidator(_with_a_real_port)]
-
-
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -34,7 +25,7 @@ class CoordinatorAccess(_Section):
     """The one coordinator that this site answers."""
 
     name: SiteName = Field(description="Its name, for people.")
-    address: HostAndPort = Field(description="host:port of its gateway.")
+    address: Address = Field(description="host:port of its gateway.")
     public_key: Hex64 = Field(
         description="Its Ed25519 key. A request that another key signed is refused."
     )
@@ -43,7 +34,7 @@ class CoordinatorAccess(_Section):
 class WitnessAccess(_Section):
     """Who countersigns the ledger, so that one that was rolled back is caught."""
 
-    address: HostAndPort = Field(
+    address: Address = Field(
         description="host:port of the witness.", examples=["witness.example.org:9444"]
     )
     public_key: Hex64 = Field(
@@ -100,7 +91,7 @@ class SiteConfig(_Section):
     poll_s: float = Field(
         default=0.2, ge=0.05, le=60, description="Seconds between two looks for a request."
     )
-    health_address: HostAndPort | None = Field(
+    health_address: Address | None = Field(
         default=None,
         description="host:port of the gRPC health service (`tacit health`). It answers whoever "
         "reaches it, and says no more than whether the site works. Left out: none.",

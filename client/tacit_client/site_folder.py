@@ -22,9 +22,6 @@
 The folder is its owner's alone (0700), and every secret in it too (0600).
 """
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -38,13 +35,12 @@ from tacit_client.policy_file import read_policy
 from tacit_client.site_config import SiteConfig
 from tacit_common.countersign import WitnessClient
 from tacit_common.errors import IdentityError, UsageError
+from tacit_common.files import OTHERS
 from tacit_common.identity import Identity
 from tacit_common.toml_file import read_toml_file
 
 CONFIG_NAME = "site.toml"
 POLICY_NAME = "policy.toml"
-
-_OTHERS = 0o077  # the permissions of whoever is not the owner
 
 
 class SiteFolder:
@@ -190,22 +186,12 @@ class SiteFolder:
         """The folder and its secrets, where others than the owner may use them."""
         secrets = (self.identity_key, self.node_key, self.ledger, self.witness_key)
         present = (self.path, *(secret for secret in secrets if secret.exists()))
-        return [path for path in present if path.stat().st_mode & _OTHERS]
+        return [path for path in present if path.stat().st_mode & OTHERS]
 
 
 def mend_mode(path: Path) -> str:
     """The command that takes a file or folder away from others."""
     return f"chmod {'700' if path.is_dir() else '600'} '{path}'"
-
-
-@contextmanager
-def owner_only() -> Iterator[None]:
-    """What is made inside can be read, written and entered by its owner alone."""
-    previous = os.umask(_OTHERS)
-    try:
-        yield
-    finally:
-        os.umask(previous)
 
 
 def _certificate(path: Path, source: str) -> bytes:

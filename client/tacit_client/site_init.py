@@ -15,12 +15,12 @@ from tacit_client.policy import SitePolicy
 from tacit_client.policy_file import write_policy
 from tacit_client.site_config import OPENING, CoordinatorAccess, SiteConfig, WitnessAccess
 from tacit_client.site_data import count_units, find_identity_channels, identity_source
-from tacit_client.site_folder import CONFIG_NAME, SiteFolder, owner_only
+from tacit_client.site_folder import CONFIG_NAME, SiteFolder
 from tacit_common.certificates import make_client_certificate
 from tacit_common.countersign import WitnessCard
 from tacit_common.enrolment import Invitation, SiteCard
 from tacit_common.errors import UsageError
-from tacit_common.files import write_atomically
+from tacit_common.files import owner_only, write_atomically
 from tacit_common.identity import Identity
 from tacit_common.service_files import service_files, write_service_files
 from tacit_common.toml_file import write_toml_file

@@ -8,7 +8,9 @@ since would be spent again: `Ledger.require_not_behind` refuses. Everything that
 says is signed with the key on its card. A site that cannot ask its witness does no work.
 
 The messages are JSON over gRPC with mutual TLS. A witness learns a site's name, its keys,
-and how many rows its ledger has; nothing of what they say.
+how many rows its ledger has and when; nothing of what they say. It sees heads, not the rows
+between two of them: that a ledger never parted there is the word of the site's own agent,
+which asks before every request.
 """
 
 import secrets
@@ -19,7 +21,7 @@ from typing import Annotated, Literal, Self, TypeVar
 import grpc
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from tacit_common.enrolment import Address, Pem, SiteName, _File, _read, fingerprint
+from tacit_common.enrolment import Address, HandedFile, Pem, SiteName, fingerprint, read_handed
 from tacit_common.errors import LedgerError, WireError
 from tacit_common.identity import Identity, is_signed
 from tacit_common.ledger_chain import Hex64, Signature, SignedHead
@@ -35,7 +37,7 @@ _LARGEST_SEQ = 2**53  # beyond it JSON readers disagree
 # --- the file that a witness hands to sites ------------------------------------------------
 
 
-class WitnessCard(_File):
+class WitnessCard(HandedFile):
     """What a site needs to know of a witness: `witness.json`."""
 
     witness: SiteName = Field(description="The witness's name, for people.")
@@ -55,7 +57,7 @@ def read_witness_card(path: Path) -> WitnessCard:
     Raises:
         UsageError: there is no such file, or it is no card of a witness.
     """
-    return _read(WitnessCard, path, "a witness's card", "witness.json from the witness")
+    return read_handed(WitnessCard, path, "a witness's card", "witness.json from the witness")
 
 
 # --- messages ------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from tacit_common.errors import IdentityError, UsageError
 from tacit_common.identity import Identity, is_signed
@@ -23,11 +23,26 @@ _CARD = "site card"  # the domain of a site's signature over its own card
 _LONGEST_FILE = 64 * 1024
 
 SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
-Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-\[\]:]+:[0-9]{1,5}$", max_length=300)]
+
+
+def _with_a_real_port(address: str) -> str:
+    if not 1 <= int(address.rpartition(":")[2]) <= 65535:
+        raise ValueError("the port after the last colon must be between 1 and 65535")
+    return address
+
+
+Address = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9.\-\[\]:]+:[0-9]{1,5}$", max_length=300),
+    AfterValidator(_with_a_real_port),
+]
+"""host:port"""
 Pem = Annotated[str, Field(pattern=r"^-----BEGIN CERTIFICATE-----\n", max_length=32_768)]
 
 
-class _File(BaseModel):
+class HandedFile(BaseModel):
+    """A file that one person hands another."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[1] = FORMAT
@@ -37,7 +52,7 @@ class _File(BaseModel):
         path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-class Invitation(_File):
+class Invitation(HandedFile):
     """What a site needs to know of a coordinator."""
 
     coordinator: SiteName = Field(description="The coordinator's name, for people.")
@@ -51,7 +66,7 @@ class Invitation(_File):
         return fingerprint(self.model_dump_json().encode())
 
 
-class SiteCard(_File):
+class SiteCard(HandedFile):
     """What a coordinator, and a witness, need to know of a site."""
 
     site: SiteName
@@ -102,7 +117,7 @@ def read_invitation(path: Path) -> Invitation:
     Raises:
         UsageError: there is no such file, or it is no invitation.
     """
-    return _read(Invitation, path, "an invitation", "invitation.json from the coordinator")
+    return read_handed(Invitation, path, "an invitation", "invitation.json from the coordinator")
 
 
 def read_site_card(path: Path) -> SiteCard:
@@ -112,7 +127,7 @@ def read_site_card(path: Path) -> SiteCard:
         UsageError: there is no such file, or it is no card.
         IdentityError: its signature does not hold.
     """
-    card = _read(SiteCard, path, "a site's card", "NAME.site.json from the site")
+    card = read_handed(SiteCard, path, "a site's card", "NAME.site.json from the site")
     card.require_genuine()
     return card
 
@@ -123,10 +138,15 @@ def fingerprint(content: bytes) -> str:
     return "-".join(digest[start : start + 4] for start in range(0, 20, 4))
 
 
-FileT = TypeVar("FileT", bound=_File)
+FileT = TypeVar("FileT", bound=HandedFile)
 
 
-def _read(kind: type[FileT], path: Path, what: str, expected: str) -> FileT:
+def read_handed(kind: type[FileT], path: Path, what: str, expected: str) -> FileT:
+    """The file of that kind at `path`; `what` and `expected` say in an error what it should be.
+
+    Raises:
+        UsageError: there is no such file, or it is another.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -136,10 +156,8 @@ def _read(kind: type[FileT], path: Path, what: str, expected: str) -> FileT:
             fix=f"name the file {expected}",
         ) from None
     try:
-        if len(content) > _LONGEST_FILE:
-            raise ValueError
-        return kind.model_validate_json(content)
-    except (ValueError, ValidationError):
+        return kind.model_validate_json(content[:_LONGEST_FILE])  # a longer one is none
+    except ValidationError:
         raise UsageError(
             f"'{path.name}' is not {what}",
             why="it does not have the fields of one, or was written by another version",

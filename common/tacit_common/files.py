@@ -8,6 +8,9 @@ from pathlib import Path
 
 from tacit_common.errors import UsageError
 
+OTHERS = 0o077
+"""The permissions of whoever is not a file's owner."""
+
 
 def write_atomically(
     path: Path, *parts: bytes | memoryview, survive_power_loss: bool = True
@@ -66,3 +69,13 @@ def locked_folder(folder: Path, owner: str) -> Iterator[None]:
                 fix="wait for it to end, or stop it",
             ) from None
         yield
+
+
+@contextmanager
+def owner_only() -> Iterator[None]:
+    """What is made inside can be read, written and entered by its owner alone."""
+    previous = os.umask(OTHERS)
+    try:
+        yield
+    finally:
+        os.umask(previous)

@@ -6,7 +6,8 @@ from ipaddress import ip_address
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509 import verification
 
 from tacit_common.certificates import (
@@ -144,9 +145,29 @@ def test_a_site_s_own_certificate_is_taken_as_it_is() -> None:
     assert client_certificate(b"a comment\n" + own, "site-a") == own
 
 
+def authority_for_clients(name: str) -> bytes:
+    """A client's certificate, but for one bit: it may sign others."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    own = parsed(make_client_certificate(name))
+    builder = x509.CertificateBuilder(own.subject, own.subject, key.public_key(), 1)
+    builder = builder.not_valid_before(NOW).not_valid_after(NOW + timedelta(days=1))
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    purposes = own.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    signed = builder.add_extension(purposes, critical=False).sign(key, SHA256())
+    return signed.public_bytes(Encoding.PEM)
+
+
 @pytest.mark.parametrize(
     "attack",
-    ["another name", "an authority", "a server", "two at once", "an authority behind it", "none"],
+    [
+        "another name",
+        "an authority",
+        "an authority for clients",
+        "a server",
+        "two at once",
+        "an authority behind it",
+        "none",
+    ],
 )
 def test_what_is_not_a_site_s_own_certificate_is_refused(attack: str) -> None:
     own = make_client_certificate("site-a").certificate
@@ -154,6 +175,7 @@ def test_what_is_not_a_site_s_own_certificate_is_refused(attack: str) -> None:
     shown = {
         "another name": make_client_certificate("site-b").certificate,
         "an authority": authority,
+        "an authority for clients": authority_for_clients("site-a"),
         "a server": make_server_certificate(CA.certificate, CA.key, ["site-a"], 30).certificate,
         "two at once": own + make_client_certificate("site-a").certificate,
         "an authority behind it": own + authority,

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -112,23 +112,26 @@ def test_a_rollback_alone_is_no_proof_of_a_fork(book: Book, heads_of: HeadsOf) -
     assert book.forks() == []
 
 
-def test_of_two_histories_that_race_one_is_accepted(path: Path, heads_of: HeadsOf) -> None:
+def test_of_eight_histories_that_race_one_is_accepted(path: Path, heads_of: HeadsOf) -> None:
     Book.create(path).close()
-    forks = [heads_of("a", 2, fork=f"history {number}")[1] for number in range(8)]
-    books = [Book(path), Book(path)]  # as of two processes
+    sites = [f"site-{number}" for number in range(10)]
+    forks = {site: [heads_of(site, 2, fork=f"{n}")[1] for n in range(8)] for site in sites}
+    books = [Book(path) for _ in range(8)]  # as of eight processes
 
-    def accepted(number: int) -> bool:
-        try:
-            books[number % 2].observe(forks[number])
-        except LedgerError:
-            return False
-        return True
+    def accepted(number: int) -> list[str]:
+        taken = []
+        for site in sites:
+            with suppress(LedgerError):
+                books[number].observe(forks[site][number])
+                taken.append(site)
+        return taken
 
     with ThreadPoolExecutor(8) as pool:
-        assert sum(pool.map(accepted, range(8))) == 1
-    assert books[0].newest("a") == books[1].newest("a")
-    (fork,) = books[0].forks()
-    assert fork.is_proof()
+        winners = [site for taken in pool.map(accepted, range(8)) for site in taken]
+    assert sorted(winners) == sites
+    for site in sites:
+        assert len({newest(book, site) for book in books}) == 1
+    assert [fork.first.site for fork in books[0].forks()] == sites
     for book in books:
         book.close()
 

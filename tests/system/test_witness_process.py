@@ -174,4 +174,5 @@ def test_a_second_witness_on_the_same_port_says_so_and_ends(folder: Path, start:
     start()
     code, out, err = finished("witness", "run", folder)
     assert (code, out) == (2, "")
-    assert "cannot be listened on" in err
+    address = read_witness_card(folder / "witness.json").address
+    assert err.startswith(f"error: the address {address} cannot be listened on")

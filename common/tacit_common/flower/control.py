@@ -28,6 +28,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from tacit_common.errors import IdentityError, LinkError, UsageError
 from tacit_common.flower.http import link_errors, make_client
+from tacit_common.flower.transport import Bounds
 
 _LARGEST_ANSWER = 64 * 1024 * 1024
 
@@ -107,7 +108,7 @@ class Control:
             address,
             ca_certificate,
             component="Tacit",
-            largest_answer=_LARGEST_ANSWER,
+            bounds=Bounds(answer=_LARGEST_ANSWER),
         )
 
     def __enter__(self) -> Self:

@@ -13,23 +13,25 @@ from typing import Self
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from flwr.app import Message
-from flwr.app.message import remove_content_from_message
+from flwr.app import Message, RecordDict
+from flwr.app.message import make_message, remove_content_from_message
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
-from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.common.serde import message_to_proto
+from flwr.common.serde_utils import metadata_from_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     DeactivateNodeRequest,
     PullMessagesRequest,
+    PullMessagesResponse,
     PushMessagesRequest,
+    PushMessagesResponse,
 )
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
-from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.inflatable.inflatable_object import (
+    InflatableObject,
     get_all_nested_objects,
     get_object_tree,
-    iterate_object_tree,
     no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (
@@ -38,10 +40,7 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_push_object_fn_protobuf,
 )
 from flwr.supercore.inflatable.inflatable_utils import (
-    ObjectPullError,
     ObjectPushError,
-    inflate_object_from_contents,
-    pull_objects,
     push_objects,
 )
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
@@ -49,13 +48,16 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from tacit_common.errors import LinkError, TacitError, WireError
+from tacit_common.errors import LinkError, WireError
 from tacit_common.flower.http import link_errors, make_client
+from tacit_common.flower.pieces import LARGEST_PIECE, Pieces, most_pieces
+from tacit_common.flower.transport import Bounds
 
-_CHUNK = 5 * 1024 * 1024  # Flower cuts arrays into such pieces
-_OTHER_OBJECTS = 64  # records, arrays and the message itself; ours has fewer
-_ROOM = 1024 * 1024  # for what Flower writes around the content
-_AWAIT_OBJECT_S = 120.0  # until the sender's pieces are all there
+_BEAT_S = HEARTBEAT_DEFAULT_INTERVAL / 3
+_LAST_BEAT_S = 5.0  # that one on its way has, when the connection is given up
+_NAME_BYTES = 160  # of a piece in the list of a message's pieces
+_AWAIT_PIECE_S = 120.0  # for the next piece that the sender has still to send
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.02, 1.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class FleetLink:
             ca_certificate,
             component="SuperNode",
             interceptors=[NodeAuthHttpInterceptor(node_key, node_key.public_key())],
-            largest_answer=min(largest_message, 2 * _CHUNK) + _ROOM,
+            bounds=Bounds(answer=_NAME_BYTES * most_pieces(largest_message), piece=LARGEST_PIECE),
         )
         self._node = Node()
         self._lost: LinkError | None = None
@@ -108,15 +110,10 @@ class FleetLink:
 
     def __enter__(self) -> Self:
         try:
-            self._activate()
-        except LinkError as error:
-            # After a kill, or an absence of the SuperLink, it counts the last connection as
-            # alive for a minute, unless it is told that it is not.
-            if error.status != httpx.codes.PRECONDITION_FAILED or self._last_node_id is None:
-                raise
-            with link_errors(self._address):
-                self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._last_node_id))
-            self._activate()
+            self._connect()
+        except BaseException:
+            self._client.close()
+            raise
         self.last_heard = time.monotonic()
         self._heart.start()
         return self
@@ -128,13 +125,25 @@ class FleetLink:
         trace: TracebackType | None,
     ) -> None:
         self._closing.set()
-        self._heart.join()
+        self._heart.join(_LAST_BEAT_S)
         try:
             with link_errors(self._address):
                 self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
         except LinkError:
             pass  # the SuperLink will notice by the missing heartbeat
         self._client.close()
+
+    def _connect(self) -> None:
+        try:
+            self._activate()
+        except LinkError as error:
+            # After a kill, or an absence of the SuperLink, it counts the last connection as
+            # alive for a minute, unless it is told that it is not.
+            if error.status != httpx.codes.PRECONDITION_FAILED or self._last_node_id is None:
+                raise
+            with link_errors(self._address):
+                self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._last_node_id))
+            self._activate()
 
     def _activate(self) -> None:
         request = ActivateNodeRequest(
@@ -149,21 +158,31 @@ class FleetLink:
         return int(self._node.node_id)
 
     def receive(self) -> Delivery | None:
-        """The next message; None if there is none."""
+        """The next message; None if there is none.
+
+        Raises:
+            LinkError: the SuperLink cannot be reached, turns this node away, or answers with
+                what nobody can understand.
+        """
         if self._lost is not None:
             raise self._lost
         with link_errors(self._address):
             response = self._client.PullMessages(PullMessagesRequest(node=self._node))
-            if not response.messages_list:
-                return None
-            envelope = message_from_proto(response.messages_list[0])
-            TaskIdentity.run_id, TaskIdentity.node_id = envelope.metadata.run_id, self.node_id
-            TaskIdentity.task_id = 1
-            try:
-                message, size = self._content(envelope, response.message_object_trees[0])
-            except (ObjectPullError, WireError, ValueError, KeyError, TypeError, RecursionError):
-                return Delivery(envelope, None, 0)
-        return Delivery(envelope, message, size)
+        if not response.messages_list:
+            return None
+        envelope = make_message(
+            metadata=metadata_from_proto(response.messages_list[0].metadata), content=RecordDict()
+        )
+        TaskIdentity.task_id, TaskIdentity.run_id = 1, envelope.metadata.run_id
+        TaskIdentity.node_id = self.node_id
+        try:
+            pieces = self._pieces(response)
+            with link_errors(self._address):
+                self._fetch(pieces, envelope.metadata.run_id)
+            message = pieces.message()
+        except WireError:
+            return Delivery(envelope, None, 0)
+        return Delivery(envelope, message if message.has_content() else None, pieces.size)
 
     def send(self, reply: Message) -> int:
         """Send the answer to a message; returns how many bytes left.
@@ -171,40 +190,48 @@ class FleetLink:
         Raises:
             LinkError: it could not be sent whole. The run may have ended meanwhile.
         """
-        sent = 0
-        reply.metadata.__dict__["_message_id"] = reply.object_id
-        with link_errors(self._address), no_object_id_recompute():
-            response = self._client.PushMessages(
-                PushMessagesRequest(
-                    node=self._node,
-                    messages_list=[message_to_proto(remove_content_from_message(reply))],
-                    message_object_trees=[get_object_tree(reply)],
-                    clientapp_runtime_list=[0.0],
-                )
+        with no_object_id_recompute():  # each piece is hashed once
+            reply.metadata.__dict__["_message_id"] = reply.object_id
+            request = PushMessagesRequest(
+                node=self._node,
+                messages_list=[message_to_proto(remove_content_from_message(reply))],
+                message_object_trees=[get_object_tree(reply)],
+                clientapp_runtime_list=[0.0],
             )
-            push = make_push_object_fn_protobuf(
-                self._client.PushObject, self._node, reply.metadata.run_id, response.session_id
-            )
+            objects = get_all_nested_objects(reply)
+            with link_errors(self._address):
+                response = self._client.PushMessages(request)
+                return self._push(objects, response, reply.metadata.run_id)
 
-            def counted(object_id: str, content: bytes) -> None:
-                nonlocal sent
-                push(object_id, content)
+    def _push(
+        self, objects: dict[str, InflatableObject], response: PushMessagesResponse, run_id: int
+    ) -> int:
+        """Send those pieces of a message that are asked for; returns how many bytes."""
+        sent, lock = 0, threading.Lock()
+        push = make_push_object_fn_protobuf(
+            self._client.PushObject, self._node, run_id, response.session_id
+        )
+
+        def counted(name: str, content: bytes) -> None:
+            nonlocal sent
+            push(name, content)
+            with lock:
                 sent += len(content)
-                self._keep_pace(len(content))
+            self._keep_pace(len(content))
 
-            try:
-                push_objects(
-                    get_all_nested_objects(reply),
-                    counted,
-                    object_ids_to_push=set(response.objects_to_push),
-                    max_concurrent_pushes=self._side_by_side,
-                )
-            except ObjectPushError:
-                raise LinkError(
-                    f"{self._address} does not take an answer",
-                    why="the run that asked for it has ended",
-                    fix="nothing: what was spent stays spent",
-                ) from None
+        try:
+            push_objects(
+                objects,
+                counted,
+                object_ids_to_push=set(response.objects_to_push),
+                max_concurrent_pushes=self._side_by_side,
+            )
+        except ObjectPushError:
+            raise LinkError(
+                f"{self._address} does not take an answer",
+                why="the run that asked for it has ended",
+                fix="nothing: what was spent stays spent",
+            ) from None
         return sent
 
     @property
@@ -215,48 +242,46 @@ class FleetLink:
         if self._bytes_per_s is not None:
             time.sleep(size / self._bytes_per_s)
 
-    def _content(self, envelope: Message, tree: ObjectTree) -> tuple[Message, int]:
-        """Fetch and put together a message, within its bounds."""
-        run_id, received, lock = envelope.metadata.run_id, 0, threading.Lock()
-        names = list(dict.fromkeys(part.object_id for part in iterate_object_tree(tree)))
-        if len(names) > _OTHER_OBJECTS + self._largest // _CHUNK:
-            raise _too_large()
-        pull = make_pull_object_fn_protobuf(self._client.PullObject, self._node, run_id)
-
-        def counted(object_id: str) -> bytes:
-            nonlocal received
-            content = pull(object_id)
-            with lock:
-                received += len(content)
-            if received > self._largest + _ROOM:
-                raise _too_large()
-            self._keep_pace(len(content))
-            return content
-
-        contents = pull_objects(
-            names,
-            counted,
-            max_concurrent_pulls=self._side_by_side,
-            max_time=_AWAIT_OBJECT_S,
-            initial_backoff=0.05,
-            backoff_cap=1.0,
-        )
-        make_confirm_message_received_fn_protobuf(
-            self._client.ConfirmMessageReceived, self._node, run_id
-        )(tree.object_id)
-        message = inflate_object_from_contents(tree.object_id, contents)
-        if not isinstance(message, Message) or not message.has_content():
+    def _pieces(self, response: PullMessagesResponse) -> Pieces:
+        if not response.message_object_trees:
             raise WireError(
                 "a message cannot be understood",
                 why="it has no content",
                 fix="run the same Tacit version on the server and on every site",
             )
-        message.metadata.__dict__["_message_id"] = tree.object_id
-        return message, received
+        return Pieces(response.message_object_trees[0], largest=self._largest)
+
+    def _fetch(self, pieces: Pieces, run_id: int) -> None:
+        """Fetch all pieces of a message, some of which may still be on their way."""
+        pull = make_pull_object_fn_protobuf(self._client.PullObject, self._node, run_id)
+
+        def paced(name: str) -> bytes:
+            content = pull(name)
+            self._keep_pace(len(content))
+            return content
+
+        wait_s, since = _FIRST_WAIT_S, time.monotonic()
+        while pieces.missing:
+            before = pieces.missing
+            pieces.fetch(paced, side_by_side=self._side_by_side)
+            if pieces.missing < before:
+                wait_s, since = _FIRST_WAIT_S, time.monotonic()
+            elif time.monotonic() - since > _AWAIT_PIECE_S:
+                raise WireError(
+                    "a message cannot be understood",
+                    why="its sender has not sent all of it",
+                    fix="nothing, if the server was interrupted: it asks again",
+                )
+            if pieces.missing:
+                time.sleep(wait_s)
+                wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+        make_confirm_message_received_fn_protobuf(
+            self._client.ConfirmMessageReceived, self._node, run_id
+        )(pieces.name)
 
     def _beat(self) -> None:
         """Say now and then that this node lives."""
-        while not self._closing.wait(HEARTBEAT_DEFAULT_INTERVAL / 3):
+        while not self._closing.wait(_BEAT_S):
             try:
                 with link_errors(self._address):
                     response = self._client.SendNodeHeartbeat(
@@ -268,8 +293,6 @@ class FleetLink:
                 if error.status in (401, 404):
                     self._lost = error
                 continue
-            except (TacitError, ValueError):
-                continue
             if response.success:
                 self.last_heard = time.monotonic()
             else:
@@ -278,11 +301,3 @@ class FleetLink:
                     why="it does not accept its heartbeat",
                     fix="ask the coordinator whether the site is still enrolled",
                 )
-
-
-def _too_large() -> WireError:
-    return WireError(
-        "a message is too large",
-        why="it has more bytes or parts than the site's policy takes",
-        fix="raise largest_message_mb in policy.toml, if the study is worth it",
-    )

@@ -9,6 +9,7 @@ hash, and an array may name one chunk a million times.
 """
 
 import hashlib
+import json
 import re
 import threading
 from collections import deque
@@ -20,6 +21,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.app.message.arraychunk import ArrayChunk
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_object import (
+    InflatableObject,
+    get_object_body,
     get_object_head_values_from_object_content,
     iterate_object_tree,
 )
@@ -37,10 +40,8 @@ _OTHER_PIECES: Final = 64  # records, arrays and the message itself; ours has fe
 _OTHER_BYTES: Final = 16 * 1024 * 1024  # of all pieces that are no chunks of arrays
 _NAME = re.compile(r"[0-9a-f]{64}")
 
-Piece = Message | RecordDict | ArrayRecord | ConfigRecord | Array | ArrayChunk
-
-# What may stand below what. None stands below a chunk or a text.
-_KINDS: Final = {
+# What may stand below what. Nothing stands below a chunk or a text.
+_KINDS: Final[dict[str, tuple[type[InflatableObject], set[str]]]] = {
     "Message": (Message, {"RecordDict"}),
     "RecordDict": (RecordDict, {"ArrayRecord", "ConfigRecord"}),
     "ArrayRecord": (ArrayRecord, {"Array"}),
@@ -75,6 +76,8 @@ class Pieces:
         self._lock = threading.Lock()
         self._missing: dict[str, None] = {}  # in the order in which they are sent
         self.size = 0  # bytes that have arrived
+        self._arrays = 0  # bytes of arrays, put together
+        self._others = 0  # bytes of all other pieces
         try:
             for part in iterate_object_tree(tree):
                 self._missing[part.object_id] = None
@@ -84,6 +87,11 @@ class Pieces:
             raise _not_understood("its parts are nested too deeply") from None
         if not all(_NAME.fullmatch(name) for name in self._missing):
             raise _not_understood("its parts have no proper names")
+
+    @property
+    def name(self) -> str:
+        """The name of the message itself, its root."""
+        return self._root
 
     @property
     def missing(self) -> int:
@@ -153,8 +161,12 @@ class Pieces:
             self._contents[name] = content
             self._missing.pop(name, None)
 
-    def _build(self, name: str, expected: set[str], built: dict[str, Piece]) -> Piece:
+    def _build(
+        self, name: str, expected: set[str], built: dict[str, InflatableObject]
+    ) -> InflatableObject:
         if name in built:
+            if type(built[name]).__name__ not in expected:
+                raise _not_understood("its parts do not belong together")
             return built[name]
         content = self._contents.pop(name)
         kind, child_names, _ = get_object_head_values_from_object_content(content)
@@ -162,7 +174,36 @@ class Pieces:
             raise _not_understood("its parts do not belong together")
         piece_type, below = _KINDS[kind]
         children = {child: self._build(child, below, built) for child in child_names}
-        if piece_type is Array:
-            self._require_no_larger(content, children)
-        built[name] = piece_type.inflate(content, children=dict(children))
+        if kind == "Array":
+            self._arrays += _array_bytes(content, child_names, children)
+        if kind != "ArrayChunk":
+            self._others += len(content)
+        if self._arrays > self._largest or self._others > _OTHER_BYTES:
+            raise _too_large()
+        built[name] = piece_type.inflate(content, children=children)
         return built[name]
+
+
+def _array_bytes(content: bytes, names: list[str], children: dict[str, InflatableObject]) -> int:
+    """How long an array will be, which names its chunks by number and may repeat them."""
+    numbers = json.loads(get_object_body(content, Array))["arraychunk_ids"]
+    lengths = [
+        len(chunk.data) for chunk in map(children.get, names) if isinstance(chunk, ArrayChunk)
+    ]
+    return sum(lengths[number] for number in numbers)
+
+
+def _too_large() -> WireError:
+    return WireError(
+        "a message is too large",
+        why="it has more bytes or parts than this side takes",
+        fix="raise largest_message_mb in the site's policy.toml, if the study is worth it",
+    )
+
+
+def _not_understood(why: str) -> WireError:
+    return WireError(
+        "a message cannot be understood",
+        why=why,
+        fix="run the same Tacit version on the server and on every site",
+    )

@@ -7,9 +7,8 @@ learns which run it is.
 from types import TracebackType
 from typing import Self
 
-import httpx
 from flwr.common.constant import SubStatus
-from flwr.common.serde import context_from_proto, run_from_proto
+from flwr.common.serde import run_from_proto
 from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,
     PullTaskInputRequest,
@@ -17,13 +16,17 @@ from flwr.proto.runtime_pb2 import (
 )
 from flwr.serverapp import Grid
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
-from flwr.supercore.interceptors import SuperExecAuthHttpInterceptor
+from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, SuperExecAuthHttpInterceptor
+from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
-from flwr.superlink.grid import HttpGrid
 
 from tacit_common.errors import LinkError
+from tacit_common.flower.grid import SuperLinkGrid
 from tacit_common.flower.http import link_errors, make_client
+from tacit_common.flower.pieces import LARGEST_PIECE
+from tacit_common.flower.transport import Bounds
 
 _SERVER_APP = "flwr-serverapp"
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
@@ -45,7 +48,7 @@ class TaskQueue:
                     master_secret=secret, protected_methods=frozenset({_ACQUIRE})
                 )
             ],
-            largest_answer=_LARGEST_ANSWER,
+            bounds=Bounds(answer=_LARGEST_ANSWER),
         )
 
     def acquire(self) -> str | None:
@@ -74,27 +77,33 @@ class RunTask:
 
     def __init__(self, address: str, ca_certificate: bytes, token: str) -> None:
         self._address = address
-        self._http_grid = HttpGrid(
-            address, insecure=False, root_certificates=ca_certificate, token=token
+        self._retries = make_simple_http_retry_invoker()
+        self._client = make_client(
+            RuntimeHttpClient,
+            address,
+            ca_certificate,
+            component="flwr-serverapp",
+            interceptors=[RuntimeTokenHttpInterceptor(token=token)],
+            bounds=Bounds(answer=_LARGEST_ANSWER, piece=LARGEST_PIECE),
+            retries=self._retries,
         )
-        self._heart = HeartbeatSender(make_task_heartbeat_fn_http(self._http_grid._runtime_client))
+        self._heart = HeartbeatSender(make_task_heartbeat_fn_http(self._client))
         self.name = ""
 
     @property
     def grid(self) -> Grid:
         """The nodes that the run may speak to."""
-        return self._http_grid
+        return self._grid
 
     def __enter__(self) -> Self:
         self._heart.start()
         with link_errors(self._address):
-            task = self._http_grid._runtime_client.PullTaskInput(PullTaskInputRequest())
+            task = self._client.PullTaskInput(PullTaskInputRequest())
         TaskIdentity.task_id = task.task_id
         TaskIdentity.run_id = task.run.run_id
         TaskIdentity.node_id = task.context.node_id
         run = run_from_proto(task.run)
-        self._http_grid.set_run(run)
-        self._context = context_from_proto(task.context)
+        self._grid = SuperLinkGrid(self._address, self._client, run)
         self.name = str(run.override_config.get("run", ""))
         return self
 
@@ -104,18 +113,18 @@ class RunTask:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._http_grid._retry_invoker.max_tries = 1
+        self._retries.max_tries = 1
         status = SubStatus.COMPLETED if error is None else SubStatus.FAILED
         try:
             with link_errors(self._address):
-                self._http_grid._runtime_client.PushTaskOutput(
+                self._client.PushTaskOutput(
                     # The type alone: the text of an error stays in the run's own log.
                     PushTaskOutputRequest(
                         sub_status=status, details="" if kind is None else kind.__name__
                     )
                 )
-        except (LinkError, httpx.HTTPError):
-            pass  # the SuperLink will notice by the missing heartbeat
+        except (LinkError, RunNotRunningException):
+            pass  # the SuperLink knows already, or will notice by the missing heartbeat
         if self._heart.is_running:
             self._heart.stop()
-        self._http_grid.close()
+        self._client.close()

@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 from tacit_common.certificates import expires_at, make_server_certificate
 from tacit_common.errors import IdentityError
-from tacit_common.files import write_atomically
-from tacit_server.deployment.folder import ServerFolder, owner_only
+from tacit_common.files import owner_only, write_atomically
+from tacit_server.deployment.folder import ServerFolder
 
 LOOPBACK = ("localhost", "127.0.0.1")  # where the gateway and the executor reach the SuperLink
 

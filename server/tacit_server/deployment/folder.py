@@ -17,30 +17,20 @@ The folder is its owner's alone (0700), and every secret in it too (0600).
 
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tacit_common.enrolment import Address, SiteName
 from tacit_common.errors import IdentityError, UsageError
+from tacit_common.files import OTHERS
 from tacit_common.identity import Identity
 from tacit_common.toml_file import read_toml_file, write_toml_file, wrong_fields
 
 _OPENING = "The configuration of a Tacit coordinator. A change counts at the next start."
-_OTHERS = 0o077  # the permissions of whoever is not the owner
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-
-
-def _with_a_real_port(address: str) -> str:
-    if not 1 <= int(address.rpartition(":")[2]) <= 65535:
-        raise ValueError("the port after the last colon must be between 1 and 65535")
-    return address
-
-
-HostAndPort = Annotated[Address, AfterValidator(_with_a_real_port)]
 
 
 class ServerConfig(BaseModel):
@@ -51,11 +41,11 @@ class ServerConfig(BaseModel):
     name: SiteName = Field(
         description="The coordinator's name, for people: small letters, digits and hyphens."
     )
-    address: HostAndPort = Field(
+    address: Address = Field(
         description="host:port at which sites reach the gateway from outside. Its certificate "
         "is for this host, and sites that are enrolled keep it: it does not change."
     )
-    listen: HostAndPort = Field(
+    listen: Address = Field(
         default="0.0.0.0:9443",
         description="host:port at which the gateway listens on this machine.",
     )
@@ -65,7 +55,7 @@ class ServerConfig(BaseModel):
         le=65535,
         description="Port of Flower's SuperLink, on 127.0.0.1 and never reachable from outside.",
     )
-    health_address: HostAndPort | None = Field(
+    health_address: Address | None = Field(
         default=None,
         description="host:port of the gRPC health service (`tacit health`). It answers whoever "
         "reaches it, and says no more than whether the server works. Left out: none.",
@@ -214,7 +204,7 @@ class ServerFolder:
         """Raises IdentityError if others than the owner may read a secret that is here."""
         secrets = (self.identity_key, self.ca_key, self.server_key, self.superexec_secret)
         for path in (self.path, *(secret for secret in secrets if secret.exists())):
-            if path.stat().st_mode & _OTHERS:
+            if path.stat().st_mode & OTHERS:
                 mode = "700" if path.is_dir() else "600"
                 raise IdentityError(
                     f"'{path.name}' is not secret",
@@ -222,13 +212,3 @@ class ServerFolder:
                     fix=f"chmod {mode} '{path}', and make a new coordinator if somebody may have "
                     "read it",
                 )
-
-
-@contextmanager
-def owner_only() -> Iterator[None]:
-    """What is made inside can be read, written and entered by its owner alone."""
-    previous = os.umask(_OTHERS)
-    try:
-        yield
-    finally:
-        os.umask(previous)

@@ -13,11 +13,11 @@ from typing import NamedTuple
 from tacit_common.certificates import make_ca
 from tacit_common.enrolment import Invitation
 from tacit_common.errors import UsageError
-from tacit_common.files import write_atomically
+from tacit_common.files import owner_only, write_atomically
 from tacit_common.identity import Identity, write_private_once
 from tacit_common.service_files import service_files, write_service_files
 from tacit_server.deployment.certificate import issue_server_certificate
-from tacit_server.deployment.folder import ServerConfig, ServerFolder, owner_only
+from tacit_server.deployment.folder import ServerConfig, ServerFolder
 
 _SECRET_BYTES = 32
 

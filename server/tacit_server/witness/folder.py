@@ -21,13 +21,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tacit_common.certificates import make_ca
 from tacit_common.countersign import WitnessCard
-from tacit_common.enrolment import SiteName
+from tacit_common.enrolment import Address, SiteName
 from tacit_common.errors import IdentityError, UsageError
-from tacit_common.files import write_atomically
+from tacit_common.files import owner_only, write_atomically
 from tacit_common.identity import Identity
 from tacit_common.service_files import service_files, write_service_files
 from tacit_common.toml_file import read_toml_file, write_toml_file, wrong_fields
-from tacit_server.deployment.folder import HostAndPort, owner_only
 from tacit_server.witness.book import Book
 
 _OTHERS = 0o077  # the permissions of whoever is not the owner
@@ -40,12 +39,12 @@ class WitnessConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: SiteName = Field(description="The witness's name, for people.")
-    address: HostAndPort = Field(
+    address: Address = Field(
         description="host:port at which sites reach it. Its certificate is for this host, and "
         "sites that have its card keep it: it does not change."
     )
-    listen: HostAndPort = Field(description="host:port at which it listens on this machine.")
-    health_address: HostAndPort | None = Field(
+    listen: Address = Field(description="host:port at which it listens on this machine.")
+    health_address: Address | None = Field(
         default=None,
         examples=["127.0.0.1:9447"],
         description="host:port of the gRPC health service (`tacit health`), in plain text. It "

@@ -174,7 +174,9 @@ def _environment() -> dict[str, str]:
 
 def _free_ports(number: int) -> list[int]:
     with ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
+        sockets = [
+            held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)
+        ]
         return [int(one.getsockname()[1]) for one in sockets]
 
 

@@ -5,7 +5,6 @@
 Writes a line for each time that it trained: begin and end, in seconds since 1970.
 """
 
-import functools
 import sys
 import time
 from pathlib import Path
@@ -18,7 +17,6 @@ from tacit_simulations.cli import main
 def _watch_training(times: Path) -> None:
     train = Site._train
 
-    @functools.wraps(train)
     def timed(site: Site, request: TrainRequest) -> TrainReply:
         began = time.time()
         reply = train(site, request)

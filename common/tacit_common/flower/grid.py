@@ -1,0 +1,203 @@
+"""A run's nodes as a Flower grid that waits for nobody.
+
+Flower's own grid blocks, up to two hours, until the sender of a reply has sent all of its
+pieces, looks for a missing piece once a second at best, and ends the run with whatever
+error a malformed reply raises.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from flwr.app import Message, RecordDict
+from flwr.app.error import Error
+from flwr.app.message import make_message, remove_content_from_message
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.common.serde import message_to_proto
+from flwr.common.serde_utils import metadata_from_proto
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
+from flwr.proto.message_pb2 import Message as MessageProto
+from flwr.proto.node_pb2 import Node
+from flwr.proto.runtime_pb2 import (
+    GetNodesRequest,
+    PullAppMessagesRequest,
+    PushAppMessagesRequest,
+)
+from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_object import (
+    InflatableObject,
+    get_all_nested_objects,
+    get_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_protobuf_utils import (
+    make_pull_object_fn_protobuf,
+    make_push_object_fn_protobuf,
+)
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError, push_objects
+from flwr.supercore.run import Run
+from flwr.supercore.runtime import RuntimeHttpClient
+
+from tacit_common.errors import LinkError, WireError
+from tacit_common.flower.http import link_errors
+from tacit_common.flower.pieces import Pieces
+
+_SIDE_BY_SIDE = 2
+_BEYOND_REQUEST = 256 * 1024 * 1024  # by which a reply may be longer than what was asked
+
+
+@dataclass
+class _Arrival:
+    """A reply whose pieces are arriving."""
+
+    envelope: MessageProto
+    pieces: Pieces | None  # None if it is not worth fetching
+
+
+class SuperLinkGrid(Grid):
+    """Messages to and from the nodes of one run, through its SuperLink.
+
+    Guarantees: a reply is handed over once, whole, and as its sender made it, or as an error
+    in its place; no reply keeps another waiting.
+    """
+
+    def __init__(self, address: str, client: RuntimeHttpClient, run: Run) -> None:
+        self._address = address
+        self._client = client
+        self._run = run
+        self._node = Node(node_id=SUPERLINK_NODE_ID)
+        self._arriving: dict[str, _Arrival] = {}  # by the message that it replies to
+        self._largest = _BEYOND_REQUEST
+
+    def set_run(self, run: Run) -> None:
+        """Flower's interface; a run is set from the start."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """Flower's interface."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """A message to a node."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> list[int]:
+        """Nodes that are connected now."""
+        with link_errors(self._address):
+            response = self._client.GetNodes(GetNodesRequest())
+        return [node.node_id for node in response.nodes]
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Send messages; their names in the same order, empty where one is not taken.
+
+        What several messages share is sent once.
+        """
+        protos, trees = [], []
+        objects: dict[str, InflatableObject] = {}
+        with no_object_id_recompute():
+            for message in messages:
+                message.metadata.__dict__["_message_id"] = message.object_id
+                protos.append(message_to_proto(remove_content_from_message(message)))
+                trees.append(get_object_tree(message))
+                objects.update(get_all_nested_objects(message))
+                self._largest = max(self._largest, _BEYOND_REQUEST + _bytes_of(message))
+            if not protos:
+                return []
+            with link_errors(self._address):
+                response = self._client.PushMessages(
+                    PushAppMessagesRequest(messages_list=protos, message_object_trees=trees)
+                )
+                push = make_push_object_fn_protobuf(
+                    self._client.PushObject, self._node, self._run.run_id, response.session_id
+                )
+                try:
+                    push_objects(
+                        objects,
+                        push,
+                        object_ids_to_push=set(response.objects_to_push),
+                        max_concurrent_pushes=_SIDE_BY_SIDE,
+                    )
+                except ObjectPushError:
+                    raise LinkError(
+                        f"{self._address} does not take a request to the sites",
+                        why="it was away for too long while the request was sent",
+                        fix="nothing: the run goes on from its last checkpoint",
+                    ) from None
+        return list(response.message_ids)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """The replies to these messages that are wholly here; never waits for one."""
+        wanted = set(message_ids)
+        self._arriving = {sent: one for sent, one in self._arriving.items() if sent in wanted}
+        unheard = wanted - self._arriving.keys()
+        if unheard:
+            with link_errors(self._address):
+                response = self._client.PullMessages(PullAppMessagesRequest(message_ids=unheard))
+            for envelope, tree in zip(
+                response.messages_list, response.message_object_trees, strict=True
+            ):
+                self._arriving[envelope.metadata.reply_to_message_id] = self._announced(
+                    envelope, tree
+                )
+        ready = []
+        for sent, arrival in list(self._arriving.items()):
+            message = self._completed(arrival)
+            if message is not None:
+                ready.append(message)
+                del self._arriving[sent]
+        return ready
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> list[Message]:
+        """Flower's interface. Tacit asks by `push_messages` and `pull_messages`."""
+        raise NotImplementedError
+
+    def _announced(self, envelope: MessageProto, tree: ObjectTree) -> _Arrival:
+        try:
+            return _Arrival(envelope, Pieces(tree, largest=self._largest))
+        except WireError:
+            return _Arrival(envelope, None)
+
+    def _completed(self, arrival: _Arrival) -> Message | None:
+        """The reply, or an error in its place; None while pieces are missing."""
+        pieces, run_id = arrival.pieces, self._run.run_id
+        if pieces is None:
+            return _unusable(arrival.envelope)
+        pull = make_pull_object_fn_protobuf(self._client.PullObject, self._node, run_id)
+        try:
+            with link_errors(self._address):
+                pieces.fetch(pull, side_by_side=_SIDE_BY_SIDE)
+                if pieces.missing:
+                    return None
+                self._client.ConfirmMessageReceived(
+                    ConfirmMessageReceivedRequest(
+                        node=self._node, run_id=run_id, message_object_id=pieces.name
+                    )
+                )
+            return pieces.message()
+        except WireError:
+            return _unusable(arrival.envelope)
+
+
+def _unusable(envelope: MessageProto) -> Message:
+    """An error in the place of a reply that cannot be had or understood."""
+    return make_message(
+        metadata=metadata_from_proto(envelope.metadata),
+        error=Error(code=ErrorCode.MESSAGE_UNAVAILABLE),
+    )
+
+
+def _bytes_of(message: Message) -> int:
+    return sum(
+        len(array.data)
+        for record in message.content.array_records.values()
+        for array in record.values()
+    )
