@@ -19,6 +19,7 @@ import torch
 
 from tacit_client.correspondence import Correspondence
 from tacit_client.journal import Journal
+from tacit_client.ledger_file import read_head
 from tacit_client.open_site import OpenSite, open_site
 from tacit_client.signed_app import SignedApp
 from tacit_client.site_folder import SiteFolder
@@ -163,11 +164,15 @@ class SiteAgent:
             yield
 
     def _is_ready(self) -> bool:
-        """Whether a request that came now would be heard: connected, and the ledger sound."""
-        link, site = self._link, self._site
-        if link is None or site is None:
+        """Whether a request that came now would be heard: connected, and the ledger sound.
+
+        Asked in a thread of the health server's, so it reads the ledger's file for itself.
+        """
+        link = self._link
+        if link is None:
             return False
-        return time.monotonic() - link.last_heard < _ALIVE_S and site.head.is_genuine()
+        read_head(self._folder.ledger)  # raises if the ledger cannot be trusted
+        return time.monotonic() - link.last_heard < _ALIVE_S
 
 
 def run_agent(folder: SiteFolder, *, notify: Notify) -> None:

@@ -10,7 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tacit_client.ledger import Ledger, read_export, read_ledger
+from tacit_client.ledger import Ledger
+from tacit_client.ledger_file import read_export, read_ledger
 from tacit_common.errors import UsageError
 from tacit_common.files import write_atomically
 from tacit_common.identity import Identity

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from tacit_client.findings import Finding
-from tacit_client.ledger import read_ledger
+from tacit_client.ledger_file import read_ledger
 from tacit_client.site_folder import SiteFolder
 from tacit_common.errors import SiteRefusal
 

@@ -10,15 +10,22 @@ A request has a key. A site reserves once a key and keeps the answer that it gav
 paid, nor noised, twice.
 """
 
-import fcntl
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import ValidationError
-
+from tacit_client.ledger_file import (
+    ROWS,
+    damaged,
+    empty,
+    entry_of,
+    locked,
+    open_ledger_file,
+    require_this_format,
+    unusable,
+)
 from tacit_common.errors import LedgerError
 from tacit_common.identity import Identity
 from tacit_common.ledger_chain import (
@@ -30,32 +37,13 @@ from tacit_common.ledger_chain import (
     LedgerExport,
     Payload,
     SignedHead,
-    VerifiedLedger,
     Void,
     follows,
     head_of,
     next_entry,
-    verify_rows,
 )
 from tacit_common.privacy.events import PrivacyEvent
 from tacit_common.privacy.spend import Spend
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS entries (
-    seq     INTEGER PRIMARY KEY,
-    kind    TEXT NOT NULL CHECK (kind IN ('GENESIS', 'ATOM', 'RESERVE', 'COMMIT', 'VOID')),
-    payload TEXT NOT NULL,
-    prev    TEXT NOT NULL,
-    hash    TEXT NOT NULL,
-    sig     TEXT NOT NULL
-) STRICT;
-CREATE TRIGGER IF NOT EXISTS entries_are_never_changed BEFORE UPDATE ON entries
-    BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
-CREATE TRIGGER IF NOT EXISTS entries_are_never_deleted BEFORE DELETE ON entries
-    BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
-"""
-_COLUMNS = ["seq", "kind", "payload", "prev", "hash", "sig"]
-_ROWS = f"SELECT {', '.join(_COLUMNS)} FROM entries WHERE seq >= ? ORDER BY seq"  # noqa: S608
 
 Admit = Callable[[Spend, Charge], None]
 """Raises if a charge may not be added to what is spent; `SitePolicy.check` is one."""
@@ -86,12 +74,12 @@ class Ledger:
         self._spend = Spend()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(path.with_suffix(".opening")):
-                self._database = _connect(path, survive_power_loss=survive_power_loss)
+            with locked(path.with_suffix(".opening")):
+                self._database = open_ledger_file(path, survive_power_loss=survive_power_loss)
         except (sqlite3.Error, OSError) as error:
-            raise _unusable(path, error) from None
+            raise unusable(path, error) from None
         try:
-            _require_this_format(path, self._database)
+            require_this_format(path, self._database)
             self._catch_up()
             if self._last is None:
                 # Another process may do the same at once: only one of them begins.
@@ -196,9 +184,9 @@ class Ledger:
         """
         with ExitStack() as stack:
             try:
-                stack.enter_context(_locked(self._path.with_suffix(".lock")))
+                stack.enter_context(locked(self._path.with_suffix(".lock")))
             except OSError as error:
-                raise _unusable(self._path, error) from None
+                raise unusable(self._path, error) from None
             yield
 
     # --- appending ---------------------------------------------------------------------
@@ -311,7 +299,7 @@ class Ledger:
                     )
                     added.append((last, payload))
         except sqlite3.Error as error:
-            raise _unusable(self._path, error) from None
+            raise unusable(self._path, error) from None
         for entry, payload in added:  # only now is it true
             self._take(entry, payload)
 
@@ -340,15 +328,15 @@ class Ledger:
 
     def _rows(self, *, first: int = 0) -> list[Entry]:
         try:
-            return [_entry(self._path, row) for row in self._database.execute(_ROWS, (first,))]
+            return [entry_of(self._path, row) for row in self._database.execute(ROWS, (first,))]
         except sqlite3.Error as error:
-            raise _unusable(self._path, error) from None
+            raise unusable(self._path, error) from None
 
     def _caught_up(self) -> Entry:
         """The last row, after a look at what others added."""
         self._catch_up()
         if self._last is None:
-            raise _empty(self._path)
+            raise empty(self._path)
         return self._last
 
     def _catch_up(self) -> None:
@@ -357,19 +345,19 @@ class Ledger:
         if self._last is not None:
             # The file under an open ledger may have been exchanged for an older one.
             if not rows or rows[0] != self._last:
-                raise _damaged(self._path, self._last.seq, "its last row has changed or is gone")
+                raise damaged(self._path, self._last.seq, "its last row has changed or is gone")
             rows = rows[1:]
         for entry in rows:
             if not follows(entry, self._last):
                 seq = 0 if self._last is None else self._last.seq + 1
-                raise _damaged(self._path, seq, "a row does not follow from the one before it")
+                raise damaged(self._path, seq, "a row does not follow from the one before it")
             payload = entry.parsed()
             if entry.seq == 0:
                 self._require_own(payload)
             # The last signature alone covers the chain. Each is checked all the same: a row
             # whose own signature is damaged would make every later export worthless.
             if not head_of(entry, self._genesis).is_genuine():
-                raise _damaged(self._path, entry.seq, "the site's key did not sign the row")
+                raise damaged(self._path, entry.seq, "the site's key did not sign the row")
             self._take(entry, payload)
 
     def _require_own(self, genesis: Payload) -> None:
@@ -403,109 +391,3 @@ class Ledger:
                     self._closed_runs.add(run)
                     self._spend.close(run)
         self._last = entry
-
-
-def read_export(path: Path) -> LedgerExport:
-    """All rows of a ledger on disk, not verified. Needs no private key and changes nothing.
-
-    Raises:
-        LedgerError: there is no ledger, or it cannot be read.
-    """
-    if not path.is_file():
-        raise LedgerError(
-            f"there is no ledger '{path.name}'",
-            why="no file of that name is in the site's folder",
-            fix="name the folder of a site that has answered at least once",
-        )
-    try:
-        # Readers of a WAL write its index, unless nobody is at work and none is there.
-        idle = not path.with_name(f"{path.name}-wal").exists()
-        how = "immutable=1" if idle else "mode=ro"
-        address = f"{path.absolute().as_uri()}?{how}"
-        with closing(sqlite3.connect(address, uri=True, timeout=30.0)) as database:
-            _require_this_format(path, database)
-            rows = tuple(_entry(path, row) for row in database.execute(_ROWS, (0,)))
-    except sqlite3.Error as error:
-        raise _unusable(path, error) from None
-    if not rows:
-        raise _empty(path)
-    return LedgerExport(rows=rows)
-
-
-def read_ledger(path: Path) -> VerifiedLedger:
-    """What a ledger on disk says, every hash and signature checked, beside a working site.
-
-    Raises:
-        LedgerError: there is no ledger, or it cannot be trusted.
-    """
-    return verify_rows(read_export(path).rows)
-
-
-def _entry(path: Path, row: tuple[int, str, str, str, str, str]) -> Entry:
-    try:
-        return Entry.model_validate(dict(zip(_COLUMNS, row, strict=True)))
-    except ValidationError:
-        raise _damaged(path, row[0], "a column does not hold what belongs there") from None
-
-
-def _connect(path: Path, *, survive_power_loss: bool) -> sqlite3.Connection:
-    """An open database with the ledger's table. Nobody else may be opening it meanwhile."""
-    database = sqlite3.connect(path, isolation_level=None, timeout=30.0)
-    try:
-        database.execute("PRAGMA journal_mode = WAL")
-        # FULL: a reserve has reached the disk before any record is read. NORMAL is enough
-        # where only the process can die, as in a simulation.
-        level = "FULL" if survive_power_loss else "NORMAL"
-        database.execute(f"PRAGMA synchronous = {level}")
-        if not _columns(database):
-            database.executescript(_SCHEMA)
-    except BaseException:
-        database.close()
-        raise
-    return database
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock between processes. SQLite's own does not wait while it turns to WAL."""
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _columns(database: sqlite3.Connection) -> list[str]:
-    return [name for _, name, *_ in database.execute("PRAGMA table_info(entries)")]
-
-
-def _require_this_format(path: Path, database: sqlite3.Connection) -> None:
-    if _columns(database) != _COLUMNS:
-        raise LedgerError(
-            f"the ledger '{path.name}' cannot be used",
-            why="another version of Tacit wrote it, and its rows are not signed",
-            fix="use the version that wrote it; do not delete it: what was spent stays spent",
-        )
-
-
-def _damaged(path: Path, seq: int, why: str) -> LedgerError:
-    return LedgerError(
-        f"the ledger '{path.name}' is damaged at row {seq}",
-        why=why,
-        fix="restore the ledger from a backup; do not delete it: what was spent stays spent",
-    )
-
-
-def _unusable(path: Path, error: Exception) -> LedgerError:
-    reason = getattr(error, "sqlite_errorname", None) or type(error).__name__
-    return LedgerError(
-        f"the ledger '{path.name}' cannot be used",
-        why=f"the database answers {reason}",
-        fix="check that the site's folder is writable, has space, and is not on a network share",
-    )
-
-
-def _empty(path: Path) -> LedgerError:
-    return LedgerError(
-        f"the ledger '{path.name}' cannot be used",
-        why="it has no rows, so nobody signed it",
-        fix="restore the ledger from a backup; do not delete it: what was spent stays spent",
-    )

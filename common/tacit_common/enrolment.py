@@ -107,6 +107,15 @@ class SiteCard(HandedFile):
                 fix="ask the site for its card again, and compare fingerprints by telephone",
             )
 
+    def require_fingerprint(self, read_out: str) -> None:
+        """Raises IdentityError if `read_out` is not this card's fingerprint."""
+        if read_out.strip().lower() != self.fingerprint:
+            raise IdentityError(
+                f"the card of '{self.site}' is not the one that its operator has",
+                why=f"its fingerprint is {self.fingerprint}",
+                fix="ask for the card again: somebody may have exchanged it on the way",
+            )
+
     def _signed_part(self) -> bytes:
         return self.model_dump_json(exclude={"signature"}).encode()
 

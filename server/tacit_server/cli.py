@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from tacit_common.commands.confirm import CardArgument, FingerprintOption, confirmed_card
+
 FolderArgument = Annotated[
     Path, typer.Argument(metavar="DIR", help="The coordinator's folder.", show_default=False)
 ]
@@ -83,28 +85,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="As one JSON object.")]
 
 @server_app.command()
 def enroll(
-    folder: FolderArgument,
-    card: Annotated[
-        Path, typer.Argument(metavar="NAME.site.json", help="The card that the site sent.")
-    ],
-    fingerprint: Annotated[
-        str | None,
-        typer.Option(help="The card's fingerprint, as the site's operator read it out."),
-    ] = None,
+    folder: FolderArgument, card: CardArgument, fingerprint: FingerprintOption = None
 ) -> None:
     """Let a site take part: its keys are pinned from here on."""
-    from tacit_common.enrolment import read_site_card
     from tacit_server.deployment.enrolling import enroll as enroll_site
-    from tacit_server.deployment.enrolling import require_fingerprint
     from tacit_server.deployment.folder import ServerFolder
 
-    coordinator, sent = ServerFolder.open(folder), read_site_card(card)
-    if fingerprint is None:
-        typer.echo(f"site '{sent.site}' has the fingerprint {sent.fingerprint}")
-        if not typer.confirm("Did its operator read out the same, over another channel?"):
-            raise typer.Abort
-    else:
-        require_fingerprint(sent, fingerprint)
+    coordinator, sent = ServerFolder.open(folder), confirmed_card(card, fingerprint)
     known = enroll_site(coordinator, sent)
     later = "" if known else "; the SuperLink is told as soon as the server runs"
     typer.echo(f"'{sent.site}' is enrolled{later}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tacit_client.ledger import read_ledger
+from tacit_client.ledger_file import read_ledger
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy.plan import PrivacySchedule
 from tacit_common.report import (

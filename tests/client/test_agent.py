@@ -1,6 +1,8 @@
 """The site's one process: it stays with what comes, and its policy is that of this moment."""
 
 import logging
+import os
+import signal
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
@@ -275,9 +277,6 @@ def test_two_agents_do_not_work_in_one_folder(agent: Running) -> None:
 
 
 def test_sigterm_ends_the_agent_and_gives_its_folder_up(agent: Running, link: type[Link]) -> None:
-    import os
-    import signal
-
     before = signal.getsignal(signal.SIGTERM)
     agent.then(doing(lambda: os.kill(os.getpid(), signal.SIGTERM)), breaks)
     agent.run()

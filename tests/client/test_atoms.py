@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tacit_client.atoms import bind
-from tacit_client.ledger import Ledger, read_ledger
+from tacit_client.ledger import Ledger
+from tacit_client.ledger_file import read_ledger
 from tacit_common.errors import LedgerError, UnreadableRecordError
 from tacit_common.identity import Identity
 from tacit_common.ledger_chain import Cap, Charge

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tacit_client.ledger import Ledger, read_export, read_ledger
+from tacit_client.ledger import Ledger
+from tacit_client.ledger_file import read_export, read_ledger
 from tacit_common.errors import LedgerError
 from tacit_common.identity import Identity
 from tacit_common.ledger_chain import (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tacit_client.ledger import read_ledger
+from tacit_client.ledger_file import read_ledger
 from tacit_common.ledger_chain import Cap
 from tacit_common.privacy.accounting import epsilon
 from tacit_common.privacy.spend import Rule, Spend
@@ -47,7 +47,9 @@ def race(name):
     ledger = Ledger(folder / "ledger.db", site="site-0", identity=identity)
     site = Site(
         name="site-0", source=source, declared_units=20,
-        policy=SitePolicy.rehearsal(unit="record", epsilon_cap=cap, delta=1e-5, allow_non_private=False),
+        policy=SitePolicy.rehearsal(
+            unit="record", epsilon_cap=cap, delta=1e-5, allow_non_private=False
+        ),
         ledger=ledger, atoms=bind(ledger, identity, source, lineage="race"),
         certificates=Certificates(folder / "certificates.json"), outbox=Outbox(folder / "outbox"),
         plugins=PluginTable(), random=SecureRandom(),

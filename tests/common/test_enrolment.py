@@ -67,6 +67,19 @@ def test_a_card_that_somebody_else_made_in_a_site_s_name_has_another_fingerprint
     assert theirs.fingerprint != CARD.fingerprint
 
 
+def test_the_fingerprint_that_was_read_out_is_accepted_as_people_write_it() -> None:
+    for written in (CARD.fingerprint, f" {CARD.fingerprint.upper()}\n"):
+        CARD.require_fingerprint(written)
+
+
+@pytest.mark.parametrize(
+    "written", ["", "0000-0000-0000-0000-0000", "a\u2013b", "\u0660", "x" * 10_000]
+)
+def test_another_fingerprint_is_refused_whatever_was_written(written: str) -> None:
+    with pytest.raises(IdentityError, match="is not the one that its operator has"):
+        CARD.require_fingerprint(written)
+
+
 @pytest.mark.parametrize("field", [name for name in OTHER if name != "signature"])
 def test_a_card_s_fingerprint_covers_every_field(field: str) -> None:
     assert CARD.model_copy(update={field: OTHER[field]}).fingerprint != CARD.fingerprint
@@ -100,7 +113,7 @@ BAD = {
     "one more field": json.dumps({**CARD.model_dump(), "note": "x"}),
     "of another format": json.dumps({**CARD.model_dump(), "format": 2}),
     "with a name that leaves the folder": json.dumps({**CARD.model_dump(), "site": "../clinic"}),
-    "too long": CARD.model_dump_json() + " " * 70_000,
+    "too long": " " * 70_000 + CARD.model_dump_json(),
     "deep": "[" * 60_000,
 }
 

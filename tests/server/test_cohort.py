@@ -8,9 +8,18 @@ from scipy import stats
 
 from tacit_common.errors import QuorumError, RefusalCode
 from tacit_common.study import Study
+from tacit_common.study_file import parse_study
+from tacit_common.study_reference import EXAMPLE_STUDY
 from tacit_common.wire import DescribeRequest, Refusal, Reply, Request, SiteDescription, TrainReply
 from tacit_common.witness import HeadBook
-from tacit_server.cohort import Participant, choose_cohort, meet_sites, weight_of
+from tacit_server.cohort import (
+    Meeting,
+    Participant,
+    Patience,
+    choose_cohort,
+    meet_sites,
+    weight_of,
+)
 from tacit_server.exchange import Answer, Failure
 
 MakeStudy = Callable[..., Study]
@@ -20,24 +29,57 @@ def description(site: str, records: int = 7) -> SiteDescription:
     return SiteDescription(site=site, declared_units=records, tacit_version="0")
 
 
-class Nodes:
-    """An exchange whose nodes answer as told."""
+Replies = dict[int, Reply | Failure]
 
-    def __init__(self, replies: dict[int, Reply | Failure]) -> None:
-        self._replies = replies
+
+class Nodes:
+    """An exchange whose nodes answer as told: the n-th time that nodes are counted, as in the
+    n-th of `rounds`, and ever after as in the last.
+    """
+
+    def __init__(self, rounds: Sequence[Replies], names: dict[int, str] | None = None) -> None:
+        self._rounds = list(rounds)
+        self._replies = self._rounds[0]
+        self._names = names or {}
         self.heads = HeadBook()
+        self.asked: list[list[int]] = []
+        self.requests: list[tuple[Request, float]] = []
 
     def node_ids(self) -> list[int]:
+        self._replies = self._rounds.pop(0) if len(self._rounds) > 1 else self._rounds[0]
         return sorted(self._replies)
 
+    def site_of(self, node: int) -> str | None:
+        return self._names.get(node)
+
     def ask(self, nodes: Sequence[int], request: Request, timeout_s: float) -> Iterator[Answer]:
-        assert isinstance(request, DescribeRequest)
-        assert timeout_s == 5.0
+        if nodes:
+            self.asked.append(list(nodes))
+            self.requests.append((request, timeout_s))
         return (Answer(node, self._replies[node]) for node in nodes)
 
 
-def meet(replies: dict[int, Reply | Failure]) -> list[Participant]:
-    return meet_sites(Nodes(replies), 5.0)
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Time passes only where somebody waits."""
+    slept: list[float] = []
+    monkeypatch.setattr("tacit_server.cohort.time.sleep", slept.append)
+    monkeypatch.setattr("tacit_server.cohort.time.monotonic", lambda: sum(slept))
+    return slept
+
+
+STUDY = parse_study(EXAMPLE_STUDY, overrides=["federation.deadline_s=5.0"]).travelling()
+
+
+def meeting(
+    nodes: Nodes, *, sites: int = 1, seconds: float = 0.0, heard: list[Meeting] | None = None
+) -> Meeting:
+    told = heard if heard is not None else []
+    return meet_sites(nodes, STUDY, patience=Patience(sites, seconds), heard=told.append)
+
+
+def meet(replies: Replies) -> list[Participant]:
+    return meeting(Nodes([replies])).participants
 
 
 def test_sites_are_sorted_by_their_names_whatever_their_nodes_are_called() -> None:
@@ -77,6 +119,74 @@ def test_the_reasons_of_those_who_refused_are_named() -> None:
 def test_two_sites_of_one_name_are_refused() -> None:
     with pytest.raises(QuorumError, match="two sites use one name"):
         meet({1: description("a", 3), 2: description("b"), 3: description("a", 3)})
+
+
+def test_a_site_is_asked_whether_it_would_take_part_in_this_study() -> None:
+    nodes = Nodes([{1: description("a")}])
+    meeting(nodes)
+    assert nodes.requests == [(DescribeRequest(STUDY), 5.0)]
+
+
+def test_those_who_do_not_join_are_named_with_their_reasons() -> None:
+    replies: Replies = {
+        1: description("a"),
+        2: Refusal(code=RefusalCode.APPROVAL),
+        3: Failure.NO_ANSWER,
+        4: TrainReply(np.zeros(1, dtype=np.float32)),
+    }
+    met = meeting(Nodes([replies], names={2: "b", 3: "c"}))
+    assert met.refused == {"b": "approval", "c": "no_answer", "node 4": "unusable_reply"}
+
+
+def test_a_site_that_calls_itself_by_another_s_name_takes_no_part() -> None:
+    """Else it could bear the blame, the weight or the account of another, or stop the run."""
+    replies: Replies = {1: description("a"), 2: description("a")}
+    met = meeting(Nodes([replies], names={1: "a", 2: "b"}))
+    assert met.participants == [Participant(1, "a", 7)]
+    assert met.refused == {"b": "unusable_reply"}
+
+
+def test_a_run_begins_as_soon_as_enough_sites_have_joined(clock: list[float]) -> None:
+    one, two, three = ({n: description(f"s{n}") for n in range(1, k + 1)} for k in (1, 2, 3))
+    met = meeting(Nodes([one, one, two, three]), sites=2, seconds=3600.0)
+    assert [participant.site for participant in met.participants] == ["s1", "s2"]
+    assert len(clock) == 2
+
+
+def test_after_a_while_a_run_begins_with_fewer_sites(clock: list[float]) -> None:
+    met = meeting(Nodes([{1: description("a")}]), sites=3, seconds=60.0)
+    assert [participant.site for participant in met.participants] == ["a"]
+    assert 60.0 <= sum(clock) < 65.0
+
+
+def test_nobody_is_waited_for_longer_than_it_takes(clock: list[float]) -> None:
+    with pytest.raises(QuorumError, match="no site answers"):
+        meeting(Nodes([{}]), sites=3, seconds=60.0)
+    assert 60.0 <= sum(clock) < 65.0
+
+
+def test_a_site_whose_operator_agrees_meanwhile_joins_and_who_has_joined_is_not_asked_again() -> (
+    None
+):
+    waiting: Replies = {1: description("a"), 2: Refusal(code=RefusalCode.APPROVAL)}
+    agreed: Replies = {1: description("a"), 2: description("b")}
+    nodes = Nodes([waiting, waiting, agreed], names={1: "a", 2: "b"})
+    heard: list[Meeting] = []
+    met = meeting(nodes, sites=2, seconds=3600.0, heard=heard)
+    assert [participant.site for participant in met.participants] == ["a", "b"]
+    assert nodes.asked == [[1, 2], [2], [2]]
+    assert heard == [  # and only when the picture changes
+        Meeting([Participant(1, "a", 7)], {"b": "approval"}),
+        Meeting([Participant(1, "a", 7), Participant(2, "b", 7)], {}),
+    ]
+
+
+def test_a_site_whose_ledger_is_doubted_is_asked_once_more() -> None:
+    """By then it is known whose ledger it is, so that it is told of the head that was seen."""
+    nodes = Nodes([{1: Failure.UNTRUSTED_LEDGER, 2: description("b")}], names={1: "a"})
+    met = meeting(nodes)
+    assert nodes.asked == [[1, 2], [1]]
+    assert met.refused == {"a": "untrusted_ledger"}
 
 
 # --- cohorts -----------------------------------------------------------------------------

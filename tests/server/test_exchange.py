@@ -9,7 +9,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDic
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from tacit_common.errors import RefusalCode
+from tacit_common.errors import IdentityError, RefusalCode, WireError
 from tacit_common.ledger_chain import SignedHead
 from tacit_common.study_file import parse_study
 from tacit_common.study_reference import EXAMPLE_STUDY
@@ -320,3 +320,101 @@ def test_an_answer_from_a_ledger_that_does_not_follow_is_not_used(
     assert rounds_of(grid, [[2]], exchange) == [Answer(2, described(2))]
     assert rounds_of(grid, [[2]], exchange) == [Answer(2, Failure.UNTRUSTED_LEDGER)]
     assert rounds_of(grid, [[2]], exchange) == [Answer(2, described(2))]  # and nothing sticks
+
+
+# --- nodes that are strangers ----------------------------------------------------------------
+
+
+class Roster:
+    """A channel that knows these nodes, and says and believes everything unsigned."""
+
+    def __init__(self, names: dict[int, str]) -> None:
+        self.names = names
+
+    def site_of(self, node: int) -> str | None:
+        return self.names.get(node)
+
+    def seal(self, node: int, request: RecordDict) -> RecordDict:
+        if node not in self.names:
+            raise IdentityError("a node", why="it is a stranger", fix="enroll it")
+        return request
+
+    def unseal(self, node: int, answer: RecordDict) -> RecordDict:
+        return answer
+
+
+def test_a_node_that_is_in_no_roster_is_not_spoken_to(saying: Callable[..., Answering]) -> None:
+    grid = LateGrid({node: saying(described(node)) for node in (2, 3)}, [[2]])
+    exchange = GridExchange(grid, Roster({2: "site-2"}))
+    assert exchange.node_ids() == [2]
+    assert list(exchange.ask([2], DescribeRequest(STUDY), 1.0)) == [Answer(2, described(2))]
+    assert set(grid.pushed) == {2}
+
+
+def test_a_site_that_is_shut_out_in_a_run_is_not_asked_and_the_others_are(
+    saying: Callable[..., Answering],
+) -> None:
+    grid = LateGrid({node: saying(described(node)) for node in (2, 3, 4)}, [[2, 4]])
+    roster = Roster({node: f"site-{node}" for node in (2, 3, 4)})
+    exchange = GridExchange(grid, roster)
+    nodes = exchange.node_ids()
+    del roster.names[3]
+    assert list(exchange.ask(nodes, DescribeRequest(STUDY), 1.0)) == [
+        Answer(2, described(2)),
+        Answer(3, Failure.NOT_ENROLLED),
+        Answer(4, described(4)),
+    ]
+    assert set(grid.pushed) == {2, 4}
+
+
+def test_nodes_that_flower_does_not_know_any_more_fail_at_once_each_by_itself(
+    saying: Callable[..., Answering], no_waiting: list[float]
+) -> None:
+    """Flower names no message for them, so two of them have one name."""
+
+    class Forgetful(LateGrid):
+        def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+            names = list(super().push_messages(messages))
+            return [name if name.endswith("3") else "" for name in names]
+
+    grid = Forgetful({node: saying(described(node)) for node in (2, 3, 4)}, [[3]])
+    assert list(ask(grid)) == [
+        Answer(2, Failure.NODE_ERROR),
+        Answer(3, described(3)),
+        Answer(4, Failure.NODE_ERROR),
+    ]
+    assert no_waiting == []
+
+
+def test_a_registered_site_that_shows_another_site_s_ledger_is_not_believed(
+    saying: Callable[..., Answering], heads_of: Callable[..., list[SignedHead]]
+) -> None:
+    other = heads_of("site-9", 1)[0]
+    grid = LateGrid({2: saying(described(2), head=other)}, [[2]])
+    exchange = GridExchange(grid, Roster({2: "site-2"}))
+    (answer,) = exchange.ask([2], DescribeRequest(STUDY), 1.0)
+    assert answer.reply is Failure.UNTRUSTED_LEDGER
+    assert exchange.heads.heads == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (IdentityError("an answer", why="forged", fix=""), Failure.UNTRUSTED_SENDER),
+        (WireError("an answer", why="garbage", fix=""), Failure.UNUSABLE_REPLY),
+    ],
+)
+def test_an_answer_that_cannot_be_trusted_is_a_failure_of_that_node_alone(
+    saying: Callable[..., Answering], error: Exception, failure: Failure
+) -> None:
+    class Doubting(Roster):
+        def unseal(self, node: int, answer: RecordDict) -> RecordDict:
+            if node == 2:
+                raise error
+            return answer
+
+    grid = LateGrid({node: saying(described(node)) for node in (2, 3)}, [[2, 3]])
+    exchange = GridExchange(grid, Doubting({2: "site-2", 3: "site-3"}))
+    answers = list(exchange.ask([2, 3], DescribeRequest(STUDY), 1.0))
+    assert answers == [Answer(2, failure), Answer(3, described(3))]
+    assert set(exchange.heads.heads) == {"site-3"}

@@ -85,14 +85,14 @@ def test_a_configuration_that_an_operator_broke_is_named(
     assert "did you mean 'listen'" in capsys.readouterr().err
 
 
-def test_admit_shows_what_to_compare_and_log_who_is_admitted(
+def test_a_card_is_admitted_by_its_fingerprint_and_log_shows_it(
     folder: Path, card: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("log", folder) == 0
     assert "no site is admitted yet" in capsys.readouterr().out
-    assert run("admit", folder, card) == 0
-    shown = SiteCard.model_validate_json(card.read_text())
-    assert shown.fingerprint in capsys.readouterr().out
+    read_out = SiteCard.model_validate_json(card.read_text()).fingerprint
+    assert run("admit", folder, card, "--fingerprint", read_out) == 0
+    capsys.readouterr()
     assert run("log", folder) == 0
     assert capsys.readouterr().out.startswith("a  no head yet  certificate until ")
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from tacit_client.data import ArraySource
-from tacit_client.ledger import read_ledger
+from tacit_client.ledger_file import read_ledger
 from tacit_client.pretrain import PrivateStepGradient
 from tacit_client.resident import gradient_path
 from tacit_common.errors import (

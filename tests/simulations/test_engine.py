@@ -37,7 +37,7 @@ from tacit_server.app import GridExchange
 from tacit_server.checkpoint import RunState
 from tacit_server.exchange import Answer, Exchange, Failure
 from tacit_server.run import Coordinator, RunFolder
-from tacit_server.run_log import ProbeFinished, RoundFinished
+from tacit_server.run_log import ProbeFinished, RoundFinished, RunStarted
 from tacit_simulations.engine import InProcessGrid, run_in_process
 from tacit_simulations.sites import SimulatedSites
 
@@ -264,25 +264,44 @@ def test_a_finished_run_holds_every_event_once_and_a_loadable_encoder(
     assert np.isfinite(features).all()
 
 
-def test_a_site_that_refuses_is_named_and_the_others_go_on(
+def refusing_from(question: int, study: StudyFile, folder: Path) -> Callable[[int], Site]:
+    """Sites of which site-1 no longer agrees to the study from its question of this number on."""
+    assert study.simulation is not None
+    sites = SimulatedSites(study, study.simulation, folder)
+    asked = 0
+
+    def open_site(index: int) -> Site:
+        nonlocal asked
+        site = sites.open(index)
+        asked += index == 1
+        agrees = index != 1 or asked < question
+        policy = site.policy.model_copy(update={"allow_non_private": agrees})
+        object.__setattr__(site, "policy", policy)
+        return site
+
+    return open_site
+
+
+def test_a_site_that_refuses_a_study_is_named_and_takes_no_part(
     tmp_path: Path, study_file: MakeFile, no_privacy: str
 ) -> None:
     study = study_file(no_privacy, STROKES)
-    assert study.simulation is not None
-    sites = SimulatedSites(study, study.simulation, tmp_path)
-
-    def open_site(index: int) -> Site:
-        site = sites.open(index)
-        if index == 1:
-            object.__setattr__(
-                site, "policy", site.policy.model_copy(update={"allow_non_private": False})
-            )
-        return site
-
-    state = run(tmp_path, study, open_site)
+    state = run(tmp_path, study, refusing_from(1, study, tmp_path))
+    (started,) = (event for event in state.events if isinstance(event, RunStarted))
+    assert started.refused == {"site-1": "policy"}
+    assert list(started.sites) == ["site-0", "site-2"]
     rounds = [event for event in state.events if isinstance(event, RoundFinished)]
-    assert [event.failed for event in rounds] == [{"site-1": "policy"}] * 2
-    assert [event.answered for event in rounds] == [["site-0", "site-2"]] * 2
+    assert [event.asked for event in rounds] == [["site-0", "site-2"]] * 2
+
+
+def test_a_site_whose_policy_changes_in_a_run_is_named_and_the_others_go_on(
+    tmp_path: Path, study_file: MakeFile, no_privacy: str
+) -> None:
+    study = study_file(no_privacy, STROKES)
+    state = run(tmp_path, study, refusing_from(3, study, tmp_path))
+    rounds = [event for event in state.events if isinstance(event, RoundFinished)]
+    assert [event.failed for event in rounds] == [{}, {"site-1": "policy"}]
+    assert [event.answered for event in rounds][1] == ["site-0", "site-2"]
 
 
 def test_a_run_that_lost_its_quorum_goes_on_where_it_stood(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tacit_client.ledger import read_export
+from tacit_client.ledger_file import read_export
 from tacit_client.site import Site
 from tacit_common.errors import CheckpointError
 from tacit_common.identity import Identity

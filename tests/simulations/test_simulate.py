@@ -11,7 +11,7 @@ import pytest
 from dp_accounting.pld import PLDAccountant
 from PIL import Image
 
-from tacit_client.ledger import read_ledger
+from tacit_client.ledger_file import read_ledger
 from tacit_common.errors import (
     CheckpointError,
     DataError,

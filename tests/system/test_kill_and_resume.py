@@ -19,7 +19,7 @@ import pytest
 import torch
 from dp_accounting.pld import PLDAccountant
 
-from tacit_client.ledger import read_export
+from tacit_client.ledger_file import read_export
 from tacit_common.encoders import embed, load_encoder
 from tacit_common.report.signing import parse_signed_report
 from tacit_common.report.verify import verify

@@ -125,7 +125,8 @@ def test_a_witness_that_is_killed_while_it_signs_forgets_no_head_that_it_signed(
     site = Site(tmp_path)
     heads = site.heads(2000)
     process = start()
-    assert finished("witness", "admit", folder, site.card)[0] == 0
+    read_out = read_site_card(site.card).fingerprint
+    assert finished("witness", "admit", folder, site.card, "--fingerprint", read_out)[0] == 0
     client = site.client(folder)
     signed: list[SignedHead] = []
 

@@ -122,8 +122,8 @@ _STATUS = {
     ),
     404: ("it does not know this node or run", "check that address and roster belong together"),
     412: (
-        "it still counts the last connection of this node as alive",
-        "wait: a node may return about a minute after it vanished",
+        "it still counts the last connection of this node as alive, or does not know its key",
+        "wait: a node may return about a minute after it vanished; else ask the coordinator",
     ),
     413: ("the message is larger than it takes", "raise largest_message_mb at the coordinator"),
 }

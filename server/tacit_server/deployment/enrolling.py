@@ -1,20 +1,10 @@
 """Letting a site in, and shutting it out again."""
 
 from tacit_common.enrolment import SiteCard
-from tacit_common.errors import IdentityError, LinkError
+from tacit_common.errors import LinkError
 from tacit_common.flower.control import Control
 from tacit_server.deployment.folder import ServerFolder
 from tacit_server.deployment.roster import Roster, register_all
-
-
-def require_fingerprint(card: SiteCard, read_out: str) -> None:
-    """Raises IdentityError if what the operator read out is not the card's fingerprint."""
-    if read_out.strip().lower() != card.fingerprint:
-        raise IdentityError(
-            f"the card of '{card.site}' is not the one that its operator has",
-            why=f"its fingerprint is {card.fingerprint}",
-            fix="ask for the card again: somebody may have exchanged it on the way",
-        )
 
 
 def enroll(folder: ServerFolder, card: SiteCard) -> bool:

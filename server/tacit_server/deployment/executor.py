@@ -162,12 +162,14 @@ class Executor:
     def _is_abandoned(self, run: Path) -> bool:
         """Whether nobody leads a run that the SuperLink takes for running.
 
-        One that was just asked for has no process yet.
+        One that was just asked for has no process yet. One that had a process is at once
+        given up with it, where the SuperLink would wait a minute for its heartbeat.
         """
-        asked = self._begun.get(run.name)
-        if asked is not None and time.monotonic() - asked < _MAY_TAKE_S:
+        if _is_led(run):
+            self._begun.pop(run.name, None)
             return False
-        return not _is_led(run)
+        asked = self._begun.get(run.name)
+        return asked is None or time.monotonic() - asked >= _MAY_TAKE_S
 
 
 def _is_led(run: Path) -> bool:

@@ -73,6 +73,7 @@ class Roster:
             UsageError: the name or one of the keys is another site's.
         """
         card.require_genuine()
+        node_public_key(card.node_key)  # raises if Flower cannot use it
         with self._locked():
             for other in self.sites.values():
                 if other.card == card:

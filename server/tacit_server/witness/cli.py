@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from tacit_common.commands.confirm import CardArgument, FingerprintOption, confirmed_card
+
 FolderArgument = Annotated[
     Path, typer.Argument(metavar="DIR", help="The witness's folder.", show_default=False)
 ]
@@ -61,22 +63,17 @@ def init(
 
 @witness_app.command()
 def admit(
-    folder: FolderArgument,
-    card: Annotated[
-        Path, typer.Argument(metavar="CARD", help="NAME.site.json from the site.", exists=False)
-    ],
+    folder: FolderArgument, card: CardArgument, fingerprint: FingerprintOption = None
 ) -> None:
     """Serve a site, from now on; a running witness need not be started again."""
     from tacit_common.certificates import expires_at
-    from tacit_common.enrolment import read_site_card
     from tacit_server.witness.admission import Admission
     from tacit_server.witness.folder import WitnessFolder
 
-    site = read_site_card(card)
-    Admission(WitnessFolder.open(folder).admitted).admit(site)
+    witness, site = WitnessFolder.open(folder), confirmed_card(card, fingerprint)
+    Admission(witness.admitted).admit(site)
     until = expires_at(site.witness_certificate.encode())
     typer.echo(f"'{site.site}' is admitted; its certificate counts until {until:%Y-%m-%d}")
-    typer.echo(f"compare with the site by telephone: {site.fingerprint}")
 
 
 @witness_app.command()

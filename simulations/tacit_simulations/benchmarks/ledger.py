@@ -15,7 +15,8 @@ import torch
 
 from tacit_client.atoms import bind
 from tacit_client.data import ArraySource
-from tacit_client.ledger import Ledger, read_ledger
+from tacit_client.ledger import Ledger
+from tacit_client.ledger_file import read_ledger
 from tacit_client.policy import SitePolicy
 from tacit_common.identity import Identity
 from tacit_common.ledger_chain import Atom, Charge

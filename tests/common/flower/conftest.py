@@ -34,15 +34,22 @@ def authority() -> Issued:
 
 @pytest.fixture
 def start_malicious(tmp_path: Path, authority: Issued) -> Iterator[Callable[..., Malicious]]:
-    """Starts a server with the coordinator's certificate; `tls=False` for one without TLS."""
-    issued = make_server_certificate(authority.certificate, authority.key, ["127.0.0.1"], 1)
+    """Starts a server with a certificate of the coordinator's authority.
+
+    `tls=False` for one without TLS, `make` for how the certificate is made.
+    """
     certificate, key = tmp_path / "server.crt", tmp_path / "server.key"
-    certificate.write_bytes(issued.certificate)
-    key.write_bytes(issued.key)
     with ExitStack() as stack:
-        yield lambda tls=True: stack.enter_context(
-            malicious(certificate, key, authority.certificate, tls=tls)
-        )
+
+        def start(
+            *, tls: bool = True, make: Callable[..., Issued] = make_server_certificate
+        ) -> Malicious:
+            issued = make(authority.certificate, authority.key, ["127.0.0.1"], 1)
+            certificate.write_bytes(issued.certificate)
+            key.write_bytes(issued.key)
+            return stack.enter_context(malicious(certificate, key, authority.certificate, tls=tls))
+
+        yield start
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from tacit_common.flower.pieces import CHUNK
 
+PROTOBUF = "flwr.supercore.inflatable.inflatable_protobuf_utils"
 CALLS = {  # module:name, and the arguments that it is called with
     "flwr.app.message:make_message": {"metadata", "content", "error"},
     "flwr.app.message:remove_content_from_message": {"message"},
@@ -22,8 +23,6 @@ CALLS = {  # module:name, and the arguments that it is called with
     "flwr.common.serde_utils:metadata_from_proto": {"metadata_proto"},
     "flwr.cli.build:build_fab_from_files": {"files"},
     "flwr.supercore.fab:Fab": {"hash_str", "content", "verifications"},
-    "flwr.supercore.heartbeat:HeartbeatSender": {"heartbeat_fn"},
-    "flwr.supercore.heartbeat:make_task_heartbeat_fn_http": {"client"},
     "flwr.supercore.inflatable.inflatable_object:get_all_nested_objects": {"obj"},
     "flwr.supercore.inflatable.inflatable_object:get_object_tree": {"obj"},
     "flwr.supercore.inflatable.inflatable_object:get_object_body": {"object_content", "cls"},
@@ -32,18 +31,18 @@ CALLS = {  # module:name, and the arguments that it is called with
     },
     "flwr.supercore.inflatable.inflatable_object:iterate_object_tree": {"tree"},
     "flwr.supercore.inflatable.inflatable_object:no_object_id_recompute": set(),
-    "flwr.supercore.inflatable.inflatable_protobuf_utils:make_pull_object_fn_protobuf": {
+    f"{PROTOBUF}:make_pull_object_fn_protobuf": {
         "pull_object_protobuf",
         "node",
         "run_id",
     },
-    "flwr.supercore.inflatable.inflatable_protobuf_utils:make_push_object_fn_protobuf": {
+    f"{PROTOBUF}:make_push_object_fn_protobuf": {
         "push_object_protobuf",
         "node",
         "run_id",
         "session_id",
     },
-    "flwr.supercore.inflatable.inflatable_protobuf_utils:make_confirm_message_received_fn_protobuf": {
+    f"{PROTOBUF}:make_confirm_message_received_fn_protobuf": {
         "confirm_message_received_protobuf",
         "node",
         "run_id",
@@ -104,7 +103,6 @@ METHODS = {
         "PushObject",
         "ConfirmMessageReceived",
     },
-    "flwr.supercore.heartbeat:HeartbeatSender": {"start", "stop", "is_running"},
     "flwr.serverapp:Grid": {"push_messages", "pull_messages", "get_node_ids", "set_run", "run"},
     "flwr.supercore.run:Run": {"create_empty"},
     "flwr.supercore.runtime_version_compatibility:RuntimeVersionMetadata": {

@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 from tests.system.deployment.processes import Machine, Running, World, free_port, wait_for
 
-from tacit_client.ledger import read_ledger
+from tacit_client.ledger_file import read_ledger
 from tacit_common.ledger_chain import Charge
 from tacit_common.study import StudyFile
 
