@@ -16,7 +16,7 @@ from typing import get_args, get_type_hints
 import click
 import typer
 
-from tacit_client.policy_reference import policy_reference
+from tacit_client.policy.reference import policy_reference
 from tacit_common.errors import PrivacyConfigError
 from tacit_common.objectives import Coupling, Objective, build_objective
 from tacit_common.plugins import PluginTable

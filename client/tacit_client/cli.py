@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from tacit_client.consent_command import approve, pending, withdraw
-from tacit_client.init_command import init
+from tacit_client.deployment.init_command import init
+from tacit_client.policy.consent_command import approve, pending, withdraw
 
 FolderArgument = Annotated[
     Path, typer.Argument(metavar="DIR", help="The site's folder.", show_default=False)
@@ -52,8 +52,8 @@ def site() -> None:
 @site_app.command()
 def run(folder: FolderArgument) -> None:
     """Answer the coordinator until it is stopped: connected outwards, with installed code only."""
-    from tacit_client.agent import run_agent
-    from tacit_client.site_folder import SiteFolder
+    from tacit_client.deployment.agent import run_agent
+    from tacit_client.deployment.site_folder import SiteFolder
     from tacit_common.files import owner_only
 
     with owner_only():
@@ -66,8 +66,8 @@ def doctor(
     json_: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
 ) -> None:
     """Check everything that the site needs, and say how to mend what is wrong."""
-    from tacit_client.doctor import examine
-    from tacit_client.site_folder import SiteFolder
+    from tacit_client.deployment.doctor import examine
+    from tacit_client.deployment.site_folder import SiteFolder
 
     site = SiteFolder(folder)
     site.require_site()
@@ -86,8 +86,8 @@ def inspect(folder: FolderArgument) -> None:
     """Show what the site holds, for its operator's eyes alone: nothing of it is sent."""
     from rich.console import Console
 
-    from tacit_client.inspection import inspect_data, print_inspection
-    from tacit_client.site_folder import SiteFolder
+    from tacit_client.deployment.inspection import inspect_data, print_inspection
+    from tacit_client.deployment.site_folder import SiteFolder
 
     config = SiteFolder.open(folder).config
     print_inspection(config, inspect_data(config), Console(highlight=False, markup=False))
@@ -101,8 +101,8 @@ def log(
     json_: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Show every request, what was answered, and how many bytes left. All of it is verified."""
-    from tacit_client import journal_view
-    from tacit_client.site_folder import SiteFolder
+    from tacit_client.deployment import journal_view
+    from tacit_client.deployment.site_folder import SiteFolder
 
     site = SiteFolder.open(folder)
     lines = journal_view.follow if follow else journal_view.account
@@ -142,7 +142,7 @@ def budget(
 ) -> None:
     """Show what a site's data has cost so far, and what may still be asked of it."""
     from tacit_client.budget import budget_of, load, present_cap, write_export
-    from tacit_client.site_folder import SiteFolder
+    from tacit_client.deployment.site_folder import SiteFolder
     from tacit_common.study_file import load_study
 
     ledger, rows = load(folder)

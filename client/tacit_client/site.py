@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from tacit_client import probe
-from tacit_client.approvals import Approvals
 from tacit_client.gate import require_separable
 from tacit_client.ledger import Ledger
 from tacit_client.outbox import Outbox
 from tacit_client.policy import SitePolicy
+from tacit_client.policy.approvals import Approvals
 from tacit_client.pretrain import (
     PlainStepGradient,
     PrivateStepGradient,

@@ -12,7 +12,7 @@ from tacit_common.enrolment import Invitation
 from tacit_common.identity import Identity
 
 if TYPE_CHECKING:
-    from tacit_client.site_init import Prepared
+    from tacit_client.deployment.site_init import Prepared
 
 RECORDS = 60
 
@@ -40,10 +40,10 @@ def invitation() -> Invitation:
 @pytest.fixture
 def new_site(tmp_path: Path, data_file: Path, invitation: Invitation) -> Callable[..., "Prepared"]:
     """`new_site("clinic", declared_units=50, …)`: fields of `site.toml` by name."""
+    from tacit_client.deployment.site_config import SiteConfig
+    from tacit_client.deployment.site_folder import SiteFolder
+    from tacit_client.deployment.site_init import Partners, init_site
     from tacit_client.policy import SitePolicy
-    from tacit_client.site_config import SiteConfig
-    from tacit_client.site_folder import SiteFolder
-    from tacit_client.site_init import Partners, init_site
 
     def make(
         name: str = "clinic", *, policy: SitePolicy | None = None, **fields: object

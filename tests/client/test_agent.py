@@ -10,12 +10,12 @@ from typing import Self
 import pytest
 from flwr.app import Message, RecordDict
 
-from tacit_client import agent as module
-from tacit_client.agent import SiteAgent
+from tacit_client.deployment import agent as module
+from tacit_client.deployment.agent import SiteAgent
+from tacit_client.deployment.site_folder import SiteFolder
+from tacit_client.deployment.site_init import Prepared
 from tacit_client.policy import SitePolicy
-from tacit_client.policy_file import write_policy
-from tacit_client.site_folder import SiteFolder
-from tacit_client.site_init import Prepared
+from tacit_client.policy.file import write_policy
 from tacit_common.certificates import make_ca
 from tacit_common.enrolment import Invitation
 from tacit_common.envelope import RequestSeal

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tacit_client.approvals import LONGEST_STUDY, MOST_PENDING, Approvals
+from tacit_client.policy.approvals import LONGEST_STUDY, MOST_PENDING, Approvals
 from tacit_common.errors import RefusalCode, SiteRefusal, UsageError
 from tacit_common.study import Study
 

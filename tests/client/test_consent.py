@@ -9,12 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 from tacit_client.budget import load
-from tacit_client.consent import outline
+from tacit_client.deployment.site_config import CoordinatorAccess, SiteConfig
+from tacit_client.deployment.site_folder import SiteFolder
 from tacit_client.policy import SitePolicy
-from tacit_client.policy_file import write_policy
+from tacit_client.policy.file import write_policy
+from tacit_client.policy.outline import outline
 from tacit_client.site import Site
-from tacit_client.site_config import CoordinatorAccess, SiteConfig
-from tacit_client.site_folder import SiteFolder
 from tacit_common.architecture import encoder_sha256
 from tacit_common.errors import SiteRefusal, UsageError
 from tacit_common.privacy.plan import calibrate

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tacit_client.correspondence import Correspondence
+from tacit_client.deployment.correspondence import Correspondence
 from tacit_common.errors import LedgerError, RefusalCode, SiteRefusal
 
 Open = Callable[[], Correspondence]

@@ -14,16 +14,16 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tacit_client import doctor_local
 from tacit_client.budget import load
 from tacit_client.cli import site_app
-from tacit_client.doctor import Diagnosis, examine
-from tacit_client.findings import Finding
-from tacit_client.journal import Handled, Journal
-from tacit_client.open_site import open_ledger
+from tacit_client.deployment import doctor_local
+from tacit_client.deployment.doctor import Diagnosis, examine
+from tacit_client.deployment.findings import Finding
+from tacit_client.deployment.journal import Handled, Journal
+from tacit_client.deployment.open_site import open_ledger
+from tacit_client.deployment.site_folder import SiteFolder
+from tacit_client.deployment.site_init import Prepared
 from tacit_client.policy import SitePolicy
-from tacit_client.site_folder import SiteFolder
-from tacit_client.site_init import Prepared
 from tacit_common.certificates import make_ca, make_server_certificate
 from tacit_common.errors import RefusalCode, SiteRefusal
 from tacit_common.ledger_chain import Atom, SignedHead

@@ -9,9 +9,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tacit_client.cli import site_app
-from tacit_client.inspection import inspect_data
-from tacit_client.site_init import Prepared
-from tacit_client.stored_shapes import UNREADABLE
+from tacit_client.deployment.inspection import inspect_data
+from tacit_client.deployment.site_init import Prepared
+from tacit_client.deployment.stored_shapes import UNREADABLE
 
 NewSite = Callable[..., Prepared]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tacit_client.journal import (
+from tacit_client.deployment.journal import (
     LONGEST_TEXT,
     Handled,
     HandledLine,
@@ -19,7 +19,7 @@ from tacit_client.journal import (
     Mended,
     read_journal,
 )
-from tacit_client.journal_view import sentence
+from tacit_client.deployment.journal_view import sentence
 from tacit_common.errors import LedgerError, RefusalCode
 from tacit_common.identity import Identity
 

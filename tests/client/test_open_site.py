@@ -11,13 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
-from tacit_client import open_site as module
 from tacit_client.budget import load
-from tacit_client.open_site import OpenSite, open_site
+from tacit_client.deployment import open_site as module
+from tacit_client.deployment.open_site import OpenSite, open_site
+from tacit_client.deployment.site_data import (
+    count_units,
+    find_identity_channels,
+    identity_source,
+    open_data,
+)
+from tacit_client.deployment.site_folder import SiteFolder
+from tacit_client.deployment.site_init import Prepared
 from tacit_client.policy import SitePolicy
-from tacit_client.site_data import count_units, find_identity_channels, identity_source, open_data
-from tacit_client.site_folder import SiteFolder
-from tacit_client.site_init import Prepared
 from tacit_common.data import LabeledDataSource
 from tacit_common.errors import (
     DataError,

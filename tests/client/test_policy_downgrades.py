@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tacit_client.approvals import Approvals
 from tacit_client.policy import SitePolicy
+from tacit_client.policy.approvals import Approvals
 from tacit_client.site import Site
 from tacit_common.architecture import encoder_sha256
 from tacit_common.errors import RefusalCode, SiteRefusal
@@ -327,7 +327,7 @@ def test_a_study_that_is_refused_anyway_costs_no_accounting(
     make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half a minute a request, for a study of a million steps, would be a way to stop a site."""
-    monkeypatch.setattr("tacit_client.policy.calibrate", None)
+    monkeypatch.setattr("tacit_client.policy.model.calibrate", None)
     study = make_study("federation.rounds=1000000")
     with pytest.raises(SiteRefusal, match=r"federation\.rounds"):
         policy_with().require_allowed(study, now=datetime.now(UTC))

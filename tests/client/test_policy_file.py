@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
 from tacit_client.policy import SitePolicy
-from tacit_client.policy_file import policy_toml, read_policy, write_policy
-from tacit_client.policy_hours import Hours
-from tacit_client.policy_sections import Allowed, Consent, Resources, StudyLimits
+from tacit_client.policy.file import policy_toml, read_policy, write_policy
+from tacit_client.policy.hours import Hours
+from tacit_client.policy.sections import Allowed, Consent, Resources, StudyLimits
 from tacit_common.errors import UsageError
 
 NEW = SitePolicy.to_begin_with(unit="subject", epsilon_cap=8.0, delta=1e-6)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tacit_client.policy_hours import Hours
+from tacit_client.policy.hours import Hours
 
 # 2 March 2026 is a Monday.
 MONDAY, TUESDAY, SATURDAY, SUNDAY = 2, 3, 7, 8

@@ -10,12 +10,12 @@ from contextlib import ExitStack, closing, contextmanager
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from tacit_client.correspondence import Correspondence
-from tacit_client.journal import HandledLine, Journal, read_journal
-from tacit_client.open_site import OpenSite, open_site
-from tacit_client.signed_app import LedgerWitness, SignedApp
-from tacit_client.site_folder import SiteFolder
-from tacit_client.site_init import Prepared
+from tacit_client.deployment.correspondence import Correspondence
+from tacit_client.deployment.journal import HandledLine, Journal, read_journal
+from tacit_client.deployment.open_site import OpenSite, open_site
+from tacit_client.deployment.signed_app import LedgerWitness, SignedApp
+from tacit_client.deployment.site_folder import SiteFolder
+from tacit_client.deployment.site_init import Prepared
 from tacit_common.envelope import AnswerEnvelope, RequestEnvelope, RequestSeal, require_answer
 from tacit_common.errors import IdentityError, LedgerError, RefusalCode, UsageError
 from tacit_common.flower.fleet import Delivery

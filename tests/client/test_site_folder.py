@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tacit_client.site_config import OPENING, SiteConfig
-from tacit_client.site_folder import SiteFolder
-from tacit_client.site_init import Prepared
+from tacit_client.deployment.site_config import OPENING, SiteConfig
+from tacit_client.deployment.site_folder import SiteFolder
+from tacit_client.deployment.site_init import Prepared
 from tacit_common.errors import IdentityError, UsageError
 from tacit_common.toml_file import write_toml_file
 

@@ -8,11 +8,11 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from typer.testing import CliRunner, Result
 
-from tacit_client import site_init
 from tacit_client.budget import load
 from tacit_client.cli import site_app
-from tacit_client.site_folder import SiteFolder
-from tacit_client.site_init import Holdings, Prepared
+from tacit_client.deployment import site_init
+from tacit_client.deployment.site_folder import SiteFolder
+from tacit_client.deployment.site_init import Holdings, Prepared
 from tacit_common.cli import run_command
 from tacit_common.countersign import WitnessCard
 from tacit_common.enrolment import Invitation, read_site_card

@@ -17,7 +17,7 @@ import pytest
 
 from tacit_common.certificates import Issued, make_client_certificate
 from tacit_common.countersign import WitnessClient, read_witness_card
-from tacit_common.enrolment import SiteCard
+from tacit_common.enrolment import SiteCard, read_site_card
 from tacit_common.errors import LedgerError
 from tacit_common.identity import Identity
 from tacit_common.ledger_chain import Genesis, SignedHead, Void, head_of, next_entry

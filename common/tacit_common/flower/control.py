@@ -47,7 +47,7 @@ fab-include = ["/pyproject.toml"]
 
 [tool.flwr.app.components]
 serverapp = "tacit_server.deployment.run_task:app"
-clientapp = "tacit_client.agent:app"
+clientapp = "tacit_client.deployment.agent:app"
 
 [tool.flwr.app.config]
 run = ""

@@ -63,7 +63,7 @@ def _run(run: RunStatus) -> RenderableType:
         cost = "" if run.epsilon is None else f", ε {numbers.epsilon(run.epsilon)} a site so far"
         lines.append(Text(f"  {run.rounds_done} of {run.rounds} rounds{cost}"))
     if run.stage == "running" and run.doing:
-        lines.append(Text(f"  now: {run.doing}, {run.done} of {run.total} sites answered"))
+        lines.append(Text(f"  now: {run.doing} ({run.done} of {run.total})"))  # sites, or steps
     if run.joined:
         lines.append(Text(f"  sites: {', '.join(run.joined)}", style="dim"))
     for site, code in run.refused.items():

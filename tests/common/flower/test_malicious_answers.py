@@ -25,7 +25,6 @@ from tacit_common.errors import LinkError
 from tacit_common.flower import fleet
 from tacit_common.flower.control import Control
 from tacit_common.flower.fleet import FleetLink
-from tacit_common.flower.http import make_client
 from tacit_common.flower.tasks import TaskQueue
 from tacit_common.flower.transport import Bounds
 

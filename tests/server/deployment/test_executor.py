@@ -1,4 +1,4 @@
-"""The executor: a run is begun once, taken up again after a kill, and left alone when it is over."""
+"""The executor: a run is begun once, taken up again after a kill, and left alone when over."""
 
 import signal
 import sys

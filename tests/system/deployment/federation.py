@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 from tests.system.deployment.processes import Machine, Running, World, free_port, wait_for
 
 from tacit_client.ledger_file import read_ledger
+from tacit_common.enrolment import read_site_card
 from tacit_common.ledger_chain import Charge
 from tacit_common.study import StudyFile
 
@@ -138,9 +139,7 @@ class Run:
 
     def shown(self) -> str:
         """`tacit server status` of the run."""
-        return self.federation.coordinator.run(
-            "server", "status", self.federation.hub, self.name
-        )
+        return self.federation.coordinator.run("server", "status", self.federation.hub, self.name)
 
 
 @dataclass
@@ -204,7 +203,8 @@ def make_federation(world: World, *, witness: Path | None = None) -> Federation:
         list(pool.map(lambda site: make_site(site, hub / "invitation.json", witness), sites))
     for site in sites:
         shutil.copy(site.card, coordinator.folder)
-        coordinator.run("server", "enroll", hub, site.card.name, answer="y\n")
+        read_out = read_site_card(site.card).fingerprint
+        coordinator.run("server", "enroll", hub, site.card.name, "--fingerprint", read_out)
     world.logs += [hub, *(site.folder for site in sites)]
     return Federation(world, coordinator, sites, address, superlink_port)
 

@@ -6,6 +6,8 @@ what Flower can do with them. Some have the coordinator's signing key too.
 
 import os
 import signal
+import ssl
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -49,6 +51,12 @@ clientapp = "pushed.code:app"
 [tool.flwr.app.config]
 run = ""
 """
+
+
+HARMLESS = {
+    "pushed/__init__.py": "",
+    "pushed/code.py": "from flwr.serverapp import ServerApp\napp = ServerApp()\n",
+}
 
 
 class MaliciousServer:
@@ -113,28 +121,30 @@ def without_executor(federation: Federation) -> Iterator[None]:
 
 @contextmanager
 def malicious_server(
-    federation: Federation, code: dict[str, str] | None = None
+    federation: Federation, code: dict[str, str] = HARMLESS
 ) -> Iterator[MaliciousServer]:
     """Start a run that nobody submitted, with this code in its bundle, and lead it."""
     folder = ServerFolder.open(federation.hub)
     address, ca = folder.config().superlink_address, folder.ca_certificate.read_bytes()
     with without_executor(federation):
-        start_run(folder, code or {})
+        start_run(folder, code)
         token = TaskQueue(address, ca, folder.superexec_secret.read_bytes()).acquire()
     assert token is not None
     with RunTask(address, ca, token) as task:
         yield MaliciousServer(folder, task)
 
 
-def start_run(folder: ServerFolder, code: dict[str, str], name: str = "") -> int:
+def start_run(folder: ServerFolder, code: dict[str, str] = HARMLESS) -> int:
     """Start a run directly at the Control API, with code in its bundle."""
     files = {"pyproject.toml": _DESCRIPTION, **code}
-    content, _ = build_fab_from_files({file: text.encode() for file, text in files.items()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a library that Flower uses
+        content, _ = build_fab_from_files({file: text.encode() for file, text in files.items()})
     with control_client(folder) as client:
         answer = client.StartRun(
             StartRunRequest(
                 fab=fab_to_proto(Fab("", content, {})),
-                override_config=user_config_to_proto({"run": name}),
+                override_config=user_config_to_proto({"run": "pushed"}),
             )
         )
     assert answer.run_id
@@ -144,9 +154,8 @@ def start_run(folder: ServerFolder, code: dict[str, str], name: str = "") -> int
 @contextmanager
 def control_client(folder: ServerFolder) -> Iterator[ControlHttpClient]:
     """Flower's own client of the Control API, as a person on the coordinator's machine has it."""
-    client = ControlHttpClient(
-        f"https://{folder.config().superlink_address}", verify=str(folder.ca_certificate)
-    )
+    context = ssl.create_default_context(cafile=folder.ca_certificate)
+    client = ControlHttpClient(f"https://{folder.config().superlink_address}", verify=context)
     try:
         yield client
     finally:

@@ -18,9 +18,7 @@ _TAIL = 40  # lines
 _MARK = "TACIT_TEST_WORLD"
 
 
-def wait_for(
-    condition: Callable[[], object], what: str, *, within_s: float = PATIENCE_S
-) -> None:
+def wait_for(condition: Callable[[], object], what: str, *, within_s: float = PATIENCE_S) -> None:
     """Return as soon as `condition` holds; fail, and say what was waited for, if it never does."""
     end = time.monotonic() + within_s
     while not condition():

@@ -10,6 +10,7 @@ import pytest
 from flwr.app import ConfigRecord, RecordDict
 from tests.system.deployment.federation import DataSite, Federation
 from tests.system.deployment.malice import (
+    HARMLESS,
     MaliciousServer,
     Signer,
     card_of,
@@ -153,10 +154,7 @@ def test_code_in_a_run_s_bundle_is_run_neither_by_the_server_nor_by_a_site(
     tmp_path: Path,
 ) -> None:
     trace = tmp_path / "it ran"
-    code = {
-        "pushed/__init__.py": f"open({str(trace)!r}, 'w').close()\n",
-        "pushed/code.py": "from flwr.serverapp import ServerApp\napp = ServerApp()\n",
-    }
+    code = {**HARMLESS, "pushed/__init__.py": f"open({str(trace)!r}, 'w').close()\n"}
     folder = ServerFolder.open(federation.hub)
     lines = site.log().count("\n")
     number = start_run(folder, code)

@@ -12,13 +12,13 @@ from packaging.specifiers import SpecifierSet
 
 from tacit_client.budget import budget_of, load
 from tacit_client.budget_view import sentences
-from tacit_client.findings import Finding
-from tacit_client.journal import read_journal
-from tacit_client.node_key import openssh_line
-from tacit_client.open_site import training_device
-from tacit_client.policy_sections import Consent
-from tacit_client.site_data import count_units, identity_source
-from tacit_client.site_folder import SiteFolder, mend_mode
+from tacit_client.deployment.findings import Finding
+from tacit_client.deployment.journal import read_journal
+from tacit_client.deployment.node_key import openssh_line
+from tacit_client.deployment.open_site import training_device
+from tacit_client.deployment.site_data import count_units, identity_source
+from tacit_client.deployment.site_folder import SiteFolder, mend_mode
+from tacit_client.policy.sections import Consent
 from tacit_common import __version__
 from tacit_common.data import DataSource
 from tacit_common.enrolment import read_site_card

@@ -13,9 +13,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tacit_client.site_config import SiteConfig
-from tacit_client.site_data import identity_source
-from tacit_client.stored_shapes import stored_shapes
+from tacit_client.deployment.site_config import SiteConfig
+from tacit_client.deployment.site_data import identity_source
+from tacit_client.deployment.stored_shapes import stored_shapes
 from tacit_client.units import subject_name
 from tacit_common.data import DataSource, LabeledDataSource
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tacit_client.policy import SitePolicy
+from tacit_client.policy.model import SitePolicy
 from tacit_common.toml_file import commented_toml, read_toml_file, write_toml_file
 
 _OPENING = (

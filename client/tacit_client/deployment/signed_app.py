@@ -18,9 +18,9 @@ from typing import Protocol, TypeVar
 from flwr.app import Message, RecordDict
 
 from tacit_client.app import make_client_app
-from tacit_client.correspondence import Correspondence
-from tacit_client.journal import Action, Handled, Journal
-from tacit_client.open_site import OpenSite
+from tacit_client.deployment.correspondence import Correspondence
+from tacit_client.deployment.journal import Action, Handled, Journal
+from tacit_client.deployment.open_site import OpenSite
 from tacit_common.envelope import RequestEnvelope, require_request, seal_answer
 from tacit_common.errors import (
     IdentityError,

@@ -12,9 +12,9 @@ from contextlib import closing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from tacit_client.findings import Finding
+from tacit_client.deployment.findings import Finding
+from tacit_client.deployment.site_folder import SiteFolder
 from tacit_client.ledger_file import read_ledger
-from tacit_client.site_folder import SiteFolder
 from tacit_common.errors import SiteRefusal
 
 _TIMEOUT_S = 10.0

@@ -1,7 +1,7 @@
 """The policy's fields as a page of Markdown: docs/policy.md holds it."""
 
-from tacit_client.policy import SitePolicy
-from tacit_client.policy_file import policy_toml
+from tacit_client.policy.file import policy_toml
+from tacit_client.policy.model import SitePolicy
 from tacit_common.field_reference import field_reference
 
 _OPENING = """\

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from tacit_client.approvals import Approvals
-    from tacit_client.consent import Outline
-    from tacit_client.site_folder import SiteFolder
+    from tacit_client.deployment.site_folder import SiteFolder
+    from tacit_client.policy.approvals import Approvals
+    from tacit_client.policy.outline import Outline
     from tacit_common.study import Study
 
 SiteArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The site's folder.")]
@@ -66,7 +66,7 @@ def withdraw(
 
 
 def _open(folder: Path) -> "tuple[SiteFolder, Approvals]":
-    from tacit_client.site_folder import SiteFolder
+    from tacit_client.deployment.site_folder import SiteFolder
 
     site = SiteFolder.open(folder)
     return site, site.open_approvals()
@@ -74,7 +74,7 @@ def _open(folder: Path) -> "tuple[SiteFolder, Approvals]":
 
 def _outline(site: "SiteFolder", study: "Study") -> "Outline":
     from tacit_client.budget import load
-    from tacit_client.consent import outline
+    from tacit_client.policy.outline import outline
 
     ledger = load(site.ledger)[0] if site.ledger.exists() else None
     return outline(study, site.read_policy(), ledger)

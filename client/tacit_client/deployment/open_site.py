@@ -13,14 +13,14 @@ from typing import Self
 import torch
 
 from tacit_client.atoms import bind
+from tacit_client.deployment.site_config import SiteConfig
+from tacit_client.deployment.site_data import identity_source, open_data
+from tacit_client.deployment.site_folder import SiteFolder
 from tacit_client.ledger import Ledger
 from tacit_client.outbox import Outbox
 from tacit_client.policy import SitePolicy
 from tacit_client.records import required_image_shape
 from tacit_client.site import Site
-from tacit_client.site_config import SiteConfig
-from tacit_client.site_data import identity_source, open_data
-from tacit_client.site_folder import SiteFolder
 from tacit_common.data import DataSource
 from tacit_common.errors import DataError, UsageError
 from tacit_common.identity import Identity

@@ -3,8 +3,8 @@
 import time
 from collections.abc import Iterator
 
-from tacit_client.journal import HandledLine, JournalLine, read_journal
-from tacit_client.site_folder import SiteFolder
+from tacit_client.deployment.journal import HandledLine, JournalLine, read_journal
+from tacit_client.deployment.site_folder import SiteFolder
 
 _LOOK_S = 0.5
 

@@ -13,15 +13,15 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tacit_client.policy_hours import Hours
-from tacit_client.policy_refusals import (
+from tacit_client.policy.hours import Hours
+from tacit_client.policy.refusals import (
     above,
     not_listed,
     other_unit,
     too_little_noise,
     without_privacy,
 )
-from tacit_client.policy_sections import (
+from tacit_client.policy.sections import (
     ANY,
     PROBES,
     Allowed,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 import typer
 
 if TYPE_CHECKING:
+    from tacit_client.deployment.site_config import SiteConfig
+    from tacit_client.deployment.site_init import Holdings
     from tacit_client.policy import SitePolicy
-    from tacit_client.site_config import SiteConfig
-    from tacit_client.site_init import Holdings
     from tacit_common.study import ColumnSubjects, FolderSubjects
 
 Unit = Literal["record", "subject"]
@@ -80,9 +80,15 @@ def init(
     ] = False,
 ) -> None:
     """Make a data site: keys, ledger, policy, configuration, and a card for the coordinator."""
+    from tacit_client.deployment.site_folder import SiteFolder
+    from tacit_client.deployment.site_init import (
+        Partners,
+        init_site,
+        look_at_data,
+        next_steps,
+        require_free,
+    )
     from tacit_client.embedding import parse_plugins
-    from tacit_client.site_folder import SiteFolder
-    from tacit_client.site_init import Partners, init_site, look_at_data, next_steps, require_free
     from tacit_common.countersign import read_witness_card
     from tacit_common.enrolment import read_invitation
 
@@ -218,7 +224,7 @@ def _policy(terms: _Terms, *, allow_non_private: bool) -> "SitePolicy":
 def _configured(fields: dict[str, object]) -> "SiteConfig":
     from pydantic import ValidationError
 
-    from tacit_client.site_config import SiteConfig
+    from tacit_client.deployment.site_config import SiteConfig
     from tacit_common.errors import UsageError
     from tacit_common.toml_file import wrong_fields
 

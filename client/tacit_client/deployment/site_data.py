@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tacit_client.data import open_source, resolve_grouping
 from tacit_client.data.files import ARRAY_SUFFIXES
-from tacit_client.site_config import SiteConfig
+from tacit_client.deployment.site_config import SiteConfig
 from tacit_client.units import Units
 from tacit_common.data import DataSource
 from tacit_common.errors import DataError, PluginError, TacitError

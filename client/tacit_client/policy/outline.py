@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tacit_client.budget import budget_of
-from tacit_client.policy import SitePolicy
-from tacit_client.policy_sections import listed_as
+from tacit_client.policy.model import SitePolicy
+from tacit_client.policy.sections import listed_as
 from tacit_common.architecture import encoder_sha256
 from tacit_common.ledger_chain import VerifiedLedger
 from tacit_common.privacy.events import GaussianRelease, PoissonGaussianSteps

@@ -27,12 +27,12 @@ from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
-from tacit_client.approvals import APPROVALS_NAME, PENDING_NAME, Approvals
 from tacit_client.budget import IDENTITY_NAME, LEDGER_NAME
-from tacit_client.node_key import load_node_key
+from tacit_client.deployment.node_key import load_node_key
+from tacit_client.deployment.site_config import SiteConfig
 from tacit_client.policy import SitePolicy
-from tacit_client.policy_file import read_policy
-from tacit_client.site_config import SiteConfig
+from tacit_client.policy.approvals import APPROVALS_NAME, PENDING_NAME, Approvals
+from tacit_client.policy.file import read_policy
 from tacit_common.countersign import WitnessClient
 from tacit_common.errors import IdentityError, UsageError
 from tacit_common.files import OTHERS

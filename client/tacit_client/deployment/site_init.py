@@ -8,14 +8,19 @@ import shlex
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from tacit_client.journal import Journal
-from tacit_client.node_key import load_or_create_node_key, openssh_line
-from tacit_client.open_site import open_ledger, training_device
+from tacit_client.deployment.journal import Journal
+from tacit_client.deployment.node_key import load_or_create_node_key, openssh_line
+from tacit_client.deployment.open_site import open_ledger, training_device
+from tacit_client.deployment.site_config import (
+    OPENING,
+    CoordinatorAccess,
+    SiteConfig,
+    WitnessAccess,
+)
+from tacit_client.deployment.site_data import count_units, find_identity_channels, identity_source
+from tacit_client.deployment.site_folder import CONFIG_NAME, SiteFolder
 from tacit_client.policy import SitePolicy
-from tacit_client.policy_file import write_policy
-from tacit_client.site_config import OPENING, CoordinatorAccess, SiteConfig, WitnessAccess
-from tacit_client.site_data import count_units, find_identity_channels, identity_source
-from tacit_client.site_folder import CONFIG_NAME, SiteFolder
+from tacit_client.policy.file import write_policy
 from tacit_common.certificates import make_client_certificate
 from tacit_common.countersign import WitnessCard
 from tacit_common.enrolment import Invitation, SiteCard

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import torch
 
-from tacit_client.correspondence import Correspondence
-from tacit_client.journal import Journal
+from tacit_client.deployment.correspondence import Correspondence
+from tacit_client.deployment.journal import Journal
+from tacit_client.deployment.open_site import OpenSite, open_site
+from tacit_client.deployment.signed_app import SignedApp
+from tacit_client.deployment.site_folder import SiteFolder
 from tacit_client.ledger_file import read_head
-from tacit_client.open_site import OpenSite, open_site
-from tacit_client.signed_app import SignedApp
-from tacit_client.site_folder import SiteFolder
 from tacit_common.errors import LinkError
 from tacit_common.files import locked_folder, write_atomically
 from tacit_common.flower.fleet import FleetLink

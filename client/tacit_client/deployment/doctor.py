@@ -9,8 +9,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from tacit_client.doctor_link import coordinator, witness
-from tacit_client.doctor_local import (
+from tacit_client.deployment.doctor_link import coordinator, witness
+from tacit_client.deployment.doctor_local import (
     approvals,
     budget,
     card,
@@ -24,8 +24,8 @@ from tacit_client.doctor_local import (
     secrets,
     versions,
 )
-from tacit_client.findings import Finding
-from tacit_client.site_folder import SiteFolder
+from tacit_client.deployment.findings import Finding
+from tacit_client.deployment.site_folder import SiteFolder
 from tacit_common.errors import TacitError
 
 Check = Callable[[SiteFolder], Iterator[Finding]]
