@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from tacit_client.consent_command import approve, pending, withdraw
 from tacit_client.deployment.init_command import init
-from tacit_client.policy.consent_command import approve, pending, withdraw
 
 FolderArgument = Annotated[
     Path, typer.Argument(metavar="DIR", help="The site's folder.", show_default=False)

@@ -25,7 +25,9 @@ from tacit_common.wire import (
 from tacit_common.witness import HeadBook
 from tacit_server.exchange import Answer, Exchange, Failure
 
-_POLL_S = 0.2  # Flower's own send_and_receive polls every 3 s
+# Between two looks for replies: often at first, and less so the longer a round takes.
+# Flower's own send_and_receive looks every 3 s.
+_SHORTEST_POLL_S, _LONGEST_POLL_S, _LONGER = 0.05, 0.5, 1.1
 
 
 class Channel(Protocol):
@@ -94,7 +96,7 @@ class GridExchange:
         deadline = time.monotonic() + timeout_s
         arrived: dict[int, Reply | Failure] = {}
         node_of = self._sent(nodes, request, timeout_s, arrived)
-        turn = 0
+        turn, poll_s = 0, _SHORTEST_POLL_S
         while turn < len(nodes):
             if nodes[turn] in arrived:
                 yield Answer(nodes[turn], arrived.pop(nodes[turn]))
@@ -106,12 +108,14 @@ class GridExchange:
                 if node is not None:
                     arrived[node] = self._decode(node, reply)
             if replies:
+                poll_s = _SHORTEST_POLL_S
                 continue
             if time.monotonic() >= deadline:
                 arrived |= dict.fromkeys(node_of.values(), Failure.NO_ANSWER)
                 node_of.clear()
             else:
-                time.sleep(_POLL_S)
+                time.sleep(poll_s)
+                poll_s = min(poll_s * _LONGER, _LONGEST_POLL_S)
 
     def _sent(
         self,

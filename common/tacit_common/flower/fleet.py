@@ -7,6 +7,8 @@ so none can arrive.
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -27,6 +29,7 @@ from flwr.proto.fleet_pb2 import (
     PushMessagesResponse,
 )
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.inflatable.inflatable_object import (
     InflatableObject,
@@ -35,7 +38,6 @@ from flwr.supercore.inflatable.inflatable_object import (
     no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (
-    make_confirm_message_received_fn_protobuf,
     make_pull_object_fn_protobuf,
     make_push_object_fn_protobuf,
 )
@@ -104,6 +106,7 @@ class FleetLink:
         )
         self._node = Node()
         self._lost: LinkError | None = None
+        self._beside = ThreadPoolExecutor(1, "confirm")
         self._closing = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self.last_heard = 0.0  # time.monotonic() of the last answer to a heartbeat
@@ -125,6 +128,7 @@ class FleetLink:
         trace: TracebackType | None,
     ) -> None:
         self._closing.set()
+        self._beside.shutdown()
         self._heart.join(_LAST_BEAT_S)
         try:
             with link_errors(self._address):
@@ -179,6 +183,8 @@ class FleetLink:
             pieces = self._pieces(response)
             with link_errors(self._address):
                 self._fetch(pieces, envelope.metadata.run_id)
+            # Beside the work that begins now: a large message is not quickly deleted.
+            self._beside.submit(self._confirm, envelope.metadata.run_id, pieces.name)
             message = pieces.message()
         except WireError:
             return Delivery(envelope, None, 0)
@@ -275,9 +281,14 @@ class FleetLink:
             if pieces.missing:
                 time.sleep(wait_s)
                 wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
-        make_confirm_message_received_fn_protobuf(
-            self._client.ConfirmMessageReceived, self._node, run_id
-        )(pieces.name)
+
+    def _confirm(self, run_id: int, name: str) -> None:
+        """Let the SuperLink forget a message that is here."""
+        request = ConfirmMessageReceivedRequest(
+            node=self._node, run_id=run_id, message_object_id=name
+        )
+        with suppress(LinkError), link_errors(self._address):
+            self._client.ConfirmMessageReceived(request)
 
     def _beat(self) -> None:
         """Say now and then that this node lives."""

@@ -5,7 +5,10 @@ pieces, looks for a missing piece once a second at best, and ends the run with w
 error a malformed reply raises.
 """
 
+import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 from flwr.app import Message, RecordDict
@@ -14,7 +17,7 @@ from flwr.app.message import make_message, remove_content_from_message
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import message_to_proto
 from flwr.common.serde_utils import metadata_from_proto
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
 from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.proto.node_pb2 import Node
 from flwr.proto.runtime_pb2 import (
@@ -42,6 +45,7 @@ from tacit_common.flower.http import link_errors
 from tacit_common.flower.pieces import Pieces
 
 _SIDE_BY_SIDE = 2
+_MOMENT_S, _MOMENTS = 0.03, 10  # to wait for the next piece of a reply, and how often in vain
 _BEYOND_REQUEST = 256 * 1024 * 1024  # by which a reply may be longer than what was asked
 
 
@@ -56,13 +60,19 @@ class _Arrival:
 class SuperLinkGrid(Grid):
     """Messages to and from the nodes of one run, through its SuperLink.
 
+    `client` waits for a SuperLink that is away; `brisk`, for what need not be done, does not.
+
     Guarantees: a reply is handed over once, whole, and as its sender made it, or as an error
     in its place; no reply keeps another waiting.
     """
 
-    def __init__(self, address: str, client: RuntimeHttpClient, run: Run) -> None:
+    def __init__(
+        self, address: str, client: RuntimeHttpClient, brisk: RuntimeHttpClient, run: Run
+    ) -> None:
         self._address = address
         self._client = client
+        self._brisk = brisk
+        self._beside = ThreadPoolExecutor(1, "confirm")
         self._run = run
         self._node = Node(node_id=SUPERLINK_NODE_ID)
         self._arriving: dict[str, _Arrival] = {}  # by the message that it replies to
@@ -133,26 +143,30 @@ class SuperLinkGrid(Grid):
         return list(response.message_ids)
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """The replies to these messages that are wholly here; never waits for one."""
+        """The replies to these messages that are wholly here.
+
+        Waits a moment for more of a reply that has begun to arrive, and not for one to begin.
+        """
         wanted = set(message_ids)
         self._arriving = {sent: one for sent, one in self._arriving.items() if sent in wanted}
-        unheard = wanted - self._arriving.keys()
-        if unheard:
-            with link_errors(self._address):
-                response = self._client.PullMessages(PullAppMessagesRequest(message_ids=unheard))
-            for envelope, tree in zip(
-                response.messages_list, response.message_object_trees, strict=True
-            ):
-                self._arriving[envelope.metadata.reply_to_message_id] = self._announced(
-                    envelope, tree
-                )
-        ready = []
-        for sent, arrival in list(self._arriving.items()):
-            message = self._completed(arrival)
-            if message is not None:
-                ready.append(message)
-                del self._arriving[sent]
+        self._look(wanted - self._arriving.keys())
+        ready: list[Message] = []
+        left = _MOMENTS
+        while self._arriving and not ready and left:
+            before = self._missing()
+            for sent, arrival in list(self._arriving.items()):
+                message = self._completed(arrival)
+                if message is not None:
+                    ready.append(message)
+                    del self._arriving[sent]
+            left = _MOMENTS if self._missing() < before else left - 1
+            if not ready:
+                time.sleep(_MOMENT_S)
         return ready
+
+    def close(self) -> None:
+        """Finish what is done beside the work. The clients stay open."""
+        self._beside.shutdown()
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -160,11 +174,24 @@ class SuperLinkGrid(Grid):
         """Flower's interface. Tacit asks by `push_messages` and `pull_messages`."""
         raise NotImplementedError
 
-    def _announced(self, envelope: MessageProto, tree: ObjectTree) -> _Arrival:
-        try:
-            return _Arrival(envelope, Pieces(tree, largest=self._largest))
-        except WireError:
-            return _Arrival(envelope, None)
+    def _look(self, unheard: set[str]) -> None:
+        """Ask which replies there are."""
+        if not unheard:
+            return
+        with link_errors(self._address):
+            response = self._client.PullMessages(PullAppMessagesRequest(message_ids=unheard))
+        for envelope, tree in zip(
+            response.messages_list, response.message_object_trees, strict=True
+        ):
+            try:
+                pieces = Pieces(tree, largest=self._largest)
+            except WireError:
+                pieces = None
+            self._arriving[envelope.metadata.reply_to_message_id] = _Arrival(envelope, pieces)
+
+    def _missing(self) -> int:
+        """Pieces that have still to come."""
+        return sum(one.pieces.missing for one in self._arriving.values() if one.pieces is not None)
 
     def _completed(self, arrival: _Arrival) -> Message | None:
         """The reply, or an error in its place; None while pieces are missing."""
@@ -175,16 +202,20 @@ class SuperLinkGrid(Grid):
         try:
             with link_errors(self._address):
                 pieces.fetch(pull, side_by_side=_SIDE_BY_SIDE)
-                if pieces.missing:
-                    return None
-                self._client.ConfirmMessageReceived(
-                    ConfirmMessageReceivedRequest(
-                        node=self._node, run_id=run_id, message_object_id=pieces.name
-                    )
-                )
+            if pieces.missing:
+                return None
+            self._beside.submit(self._confirm, pieces.name)
             return pieces.message()
         except WireError:
             return _unusable(arrival.envelope)
+
+    def _confirm(self, name: str) -> None:
+        """Let the SuperLink forget a reply that is here."""
+        request = ConfirmMessageReceivedRequest(
+            node=self._node, run_id=self._run.run_id, message_object_id=name
+        )
+        with suppress(LinkError), link_errors(self._address):
+            self._brisk.ConfirmMessageReceived(request)
 
 
 def _unusable(envelope: MessageProto) -> Message:

@@ -82,8 +82,8 @@ class RunTask:
     def __init__(self, address: str, ca_certificate: bytes, token: str) -> None:
         self._address = address
         # The grid waits for a SuperLink that is away for a while; heartbeat and good-bye do not.
-        patient = make_simple_http_retry_invoker()
-        self._of_grid = _task_client(address, ca_certificate, token, patient)
+        retries = make_simple_http_retry_invoker()
+        self._patient = _task_client(address, ca_certificate, token, retries)
         self._client = _task_client(address, ca_certificate, token, None)
         self._closing = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -97,7 +97,7 @@ class RunTask:
     def __enter__(self) -> Self:
         try:
             with link_errors(self._address):
-                task = self._of_grid.PullTaskInput(PullTaskInputRequest())
+                task = self._patient.PullTaskInput(PullTaskInputRequest())
         except BaseException:
             self._close()
             raise
@@ -105,7 +105,7 @@ class RunTask:
         TaskIdentity.run_id = task.run.run_id
         TaskIdentity.node_id = task.context.node_id
         run = run_from_proto(task.run)
-        self._grid = SuperLinkGrid(self._address, self._of_grid, run)
+        self._grid = SuperLinkGrid(self._address, self._patient, self._client, run)
         self.name = str(run.override_config.get("run", ""))
         self._heart.start()
         return self
@@ -117,6 +117,7 @@ class RunTask:
         trace: TracebackType | None,
     ) -> None:
         self._closing.set()
+        self._grid.close()
         status = SubStatus.COMPLETED if error is None else SubStatus.FAILED
         # The type alone: the text of an error stays in the run's own log.
         details = "" if kind is None else kind.__name__
@@ -133,7 +134,7 @@ class RunTask:
 
     def _close(self) -> None:
         self._client.close()
-        self._of_grid.close()
+        self._patient.close()
 
     def _beat(self) -> None:
         """Say now and then that the task lives, and interrupt the process once it must not."""

@@ -17,7 +17,7 @@ TOO_LONG = "the answer is longer than it may be"
 
 _PULL_OBJECT = "/pull-object"
 _HEAD = 256 * 1024  # of an answer, before and around its body
-_PIECE = 64 * 1024
+_PIECE = 256 * 1024
 _MOST_CONNECTIONS, _KEPT_CONNECTIONS, _KEPT_FOR_S = 32, 8, 5.0
 
 
@@ -112,8 +112,7 @@ class _MeteredStream(httpcore.NetworkStream):
         return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        # In pieces, because TLS takes 16 KiB at a time, and what is left of the buffer is
-        # copied each time: with 5 MB in one piece that takes longer than all the rest.
+        # In pieces, so that one sees while it is sent how slowly it is taken.
         view = memoryview(buffer)
         for start in range(0, len(view), _PIECE):
             left = self._meter.left_s(timeout)
