@@ -13,6 +13,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from flwr.cli.build import build_fab_from_files
+from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, HEARTBEAT_PATIENCE
 from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto.control_pb2 import (
     ListNodesRequest,
@@ -22,6 +23,7 @@ from flwr.proto.control_pb2 import (
     StopRunRequest,
     UnregisterNodeRequest,
 )
+from flwr.supercore.constant import NodeStatus
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
@@ -61,8 +63,14 @@ class NodeState:
     node_id: int
     public_key: bytes
     online: bool
-    last_heard: float | None
-    """Seconds since 1970 until which its last heartbeat counts it as alive."""
+    alive_until: float | None
+    """Seconds since 1970 until which its last heartbeat counts it as alive; None if never seen."""
+
+    @property
+    def last_heartbeat(self) -> float | None:
+        """Seconds since 1970, near enough for a person."""
+        promise = HEARTBEAT_PATIENCE * HEARTBEAT_DEFAULT_INTERVAL
+        return None if self.alive_until is None else self.alive_until - promise
 
 
 @dataclass(frozen=True)
@@ -151,7 +159,7 @@ class Control:
             self._client.UnregisterNode(UnregisterNodeRequest(node_id=node_id))
 
     def nodes(self) -> list[NodeState]:
-        """All nodes that were let in.
+        """All nodes that were let in, and not shut out since.
 
         Raises:
             LinkError: the SuperLink does not answer.
@@ -163,6 +171,7 @@ class Control:
                 node.node_id, node.public_key, node.status == "online", node.online_until or None
             )
             for node in answer.nodes_info
+            if node.status != NodeStatus.UNREGISTERED  # Flower lists these for ever
         ]
 
     def start_run(self, name: str) -> int:

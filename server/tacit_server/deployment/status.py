@@ -7,11 +7,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tacit_common.errors import LinkError, RefusalCode
 from tacit_common.flower.control import Control, NodeState, node_public_key
+from tacit_common.study_file import load_study
 from tacit_server.deployment.folder import ServerFolder
 from tacit_server.deployment.roster import Roster
 from tacit_server.deployment.run_record import STATUS, SUBMISSION, Status, Submission, Trouble
 from tacit_server.exchange import Failure
-from tacit_server.run_log import RoundFinished, RunStarted, read_events
+from tacit_server.run_log import AccountsCollected, RoundFinished, RunStarted, read_events
 
 MEANING: dict[str, str] = {
     RefusalCode.POLICY: "its policy does not allow what was asked",
@@ -58,7 +59,14 @@ class SiteStatus(_Part):
 
     site: str
     online: bool | None = Field(description="None while the SuperLink is not running.")
-    alive_until: datetime | None = Field(description="As its last heartbeat promised.")
+    last_heartbeat: datetime | None = Field(description="None if it was never seen.")
+
+
+class SpentAtSite(_Part):
+    """Of everything ever released by a site, as it says itself."""
+
+    epsilon: float | None
+    cap: float | None
 
 
 class RunStatus(_Part):
@@ -72,11 +80,15 @@ class RunStatus(_Part):
     total: int
     rounds_done: int
     rounds: int | None = Field(description="None before it has begun.")
+    quorum: int | None = Field(description="How many must answer a round; None before it began.")
     sites_wanted: int
     joined: tuple[str, ...]
     refused: dict[str, str] = Field(description="Site to code, at the last meeting or round.")
     answered_last: tuple[str, ...] = Field(description="Who answered the last round.")
     epsilon: float | None = Field(description="ε of a site that joined every round so far.")
+    accounts: dict[str, SpentAtSite] = Field(
+        description="What a site says of itself after the last round, if its policy lets it."
+    )
     updated: datetime
     trouble: Trouble | None
 
@@ -117,6 +129,8 @@ def run_status(run: Path) -> RunStatus:
     started = next((event for event in events if isinstance(event, RunStarted)), None)
     rounds = [event for event in events if isinstance(event, RoundFinished)]
     last = rounds[-1] if rounds else None
+    told = next((event for event in events if isinstance(event, AccountsCollected)), None)
+    accounts = {} if told is None else told.accounts
     return RunStatus(
         name=run.name,
         submitted=submission.at,
@@ -126,14 +140,24 @@ def run_status(run: Path) -> RunStatus:
         total=status.total,
         rounds_done=len(rounds),
         rounds=None if started is None else started.rounds,
+        quorum=None if started is None else _quorum(run, len(started.sites)),
         sites_wanted=submission.sites,
         joined=status.joined,
         refused={**status.refused, **({} if last is None else last.failed)},
         answered_last=() if last is None else tuple(last.answered),
         epsilon=None if last is None else last.epsilon,
+        accounts={
+            site: SpentAtSite(epsilon=account.epsilon_total, cap=account.epsilon_cap)
+            for site, account in accounts.items()
+        },
         updated=status.at,
         trouble=status.trouble,
     )
+
+
+def _quorum(run: Path, sites: int) -> int:
+    federation = load_study(run / "study.toml").federation
+    return federation.quorum_of(federation.asked_of(sites))
 
 
 def _enrolled(folder: ServerFolder) -> list[tuple[str, bytes]]:
@@ -152,9 +176,9 @@ def _nodes(folder: ServerFolder) -> dict[bytes, NodeState] | None:
 
 def _site(name: str, key: bytes, nodes: dict[bytes, NodeState] | None) -> SiteStatus:
     node = None if nodes is None else nodes.get(key)
-    until = None if node is None else node.last_heard
+    heard = None if node is None else node.last_heartbeat
     return SiteStatus(
         site=name,
         online=None if nodes is None else node is not None and node.online,
-        alive_until=None if until is None else datetime.fromtimestamp(until, UTC),
+        last_heartbeat=None if heard is None else datetime.fromtimestamp(heard, UTC),
     )

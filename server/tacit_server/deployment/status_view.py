@@ -45,12 +45,12 @@ def _sites(sites: tuple[SiteStatus, ...], now: datetime) -> RenderableType:
 def _connection(site: SiteStatus, now: datetime) -> Text:
     if site.online is None:
         return Text("unknown", style="dim")
-    if site.online:
-        return Text("connected", style="green")
-    if site.alive_until is None:
+    if site.last_heartbeat is None:
         return Text("never seen", style="yellow")
-    minutes = (now - site.alive_until).total_seconds() / 60
-    return Text(f"away for {max(minutes, 0):.0f} min", style="red")
+    silent_s = max((now - site.last_heartbeat).total_seconds(), 0)
+    if site.online:
+        return Text(f"connected, last heartbeat {silent_s:.0f} s ago", style="green")
+    return Text(f"away, last heartbeat {silent_s / 60:.0f} min ago", style="red")
 
 
 def _run(run: RunStatus) -> RenderableType:
@@ -61,11 +61,17 @@ def _run(run: RunStatus) -> RenderableType:
         lines.append(Text(f"  {len(run.joined)} of {run.sites_wanted} sites have joined"))
     if run.rounds is not None:
         cost = "" if run.epsilon is None else f", ε {numbers.epsilon(run.epsilon)} a site so far"
-        lines.append(Text(f"  {run.rounds_done} of {run.rounds} rounds{cost}"))
+        quorum = "" if run.quorum is None else f", quorum {run.quorum} of {len(run.joined)} sites"
+        lines.append(Text(f"  {run.rounds_done} of {run.rounds} rounds{quorum}{cost}"))
     if run.stage == "running" and run.doing:
         lines.append(Text(f"  now: {run.doing} ({run.done} of {run.total})"))  # sites, or steps
     if run.joined:
         lines.append(Text(f"  sites: {', '.join(run.joined)}", style="dim"))
+    for site, spent in run.accounts.items():
+        if spent.epsilon is not None:
+            of = "" if spent.cap is None else f" of {numbers.epsilon(spent.cap)}"
+            told = f"  {site} says that ε {numbers.epsilon(spent.epsilon)}{of} is spent there"
+            lines.append(Text(told, style="dim"))
     for site, code in run.refused.items():
         did = "refused" if is_refusal(code) else "gave nothing usable"
         lines.append(Text(f"  site {site} {did} ({code}): {in_words(code)}", style="yellow"))

@@ -2,6 +2,7 @@
 
 import time
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -25,8 +26,12 @@ pytestmark = [
 
 
 def content(size: int = 4096, text: str = "a question") -> RecordDict:
-    """A text, and an array whose pieces all differ."""
-    data = b"".join(number.to_bytes(4, "little") for number in range(size // 4))
+    """A text, and an array whose pieces all differ, and differ from those of another text.
+
+    What the SuperLink has already, it does not ask for again.
+    """
+    first = sum(text.encode())
+    data = np.arange(first, first + size // 4, dtype="<u4").tobytes()
     array = Array(dtype="<u4", shape=(size // 4,), stype="tacit.raw", data=data)
     return RecordDict(
         {"tacit": ConfigRecord({"body": text}), "arrays": ArrayRecord({"parameters": array})}

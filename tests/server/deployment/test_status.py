@@ -101,6 +101,9 @@ def run(
     return submit(coordinator, study_file(), sites=None, patience_s=60.0)
 
 
+PROMISE = timedelta(seconds=60)  # how long a heartbeat counts, in Flower
+
+
 def begun(run: Path, **failed: str) -> None:
     """The log of a run after its first round."""
     log = RunLog(run / "events.jsonl")
@@ -140,9 +143,9 @@ def test_a_site_is_connected_away_or_was_never_seen(
     status = status_of(coordinator)
     assert status.superlink
     assert list(status.sites) == [
-        SiteStatus(site="clinic-0", online=True, alive_until=NOW),
-        SiteStatus(site="clinic-1", online=False, alive_until=NOW),
-        SiteStatus(site="clinic-2", online=False, alive_until=None),
+        SiteStatus(site="clinic-0", online=True, last_heartbeat=NOW - PROMISE),
+        SiteStatus(site="clinic-1", online=False, last_heartbeat=NOW - PROMISE),
+        SiteStatus(site="clinic-2", online=False, last_heartbeat=None),
     ]
 
 
@@ -166,6 +169,7 @@ def test_a_run_shows_its_rounds_its_cost_and_who_did_not_answer(
     assert (seen.stage, seen.rounds_done, seen.rounds, seen.epsilon) == ("running", 1, 2, 1.25)
     assert seen.refused == {"clinic-2": "hours", "clinic-1": "no_answer"}
     assert seen.answered_last == ("clinic-0",)
+    assert seen.quorum == 1  # half of two
 
 
 def test_a_line_that_is_being_written_is_not_read(
@@ -222,17 +226,17 @@ def test_a_server_that_is_not_running_says_so(
 
 def test_connections_are_shown_site_by_site() -> None:
     sites = (
-        SiteStatus(site="a", online=True, alive_until=NOW),
-        SiteStatus(site="b", online=False, alive_until=NOW - timedelta(minutes=7)),
-        SiteStatus(site="c", online=False, alive_until=None),
-        SiteStatus(site="d", online=False, alive_until=NOW + timedelta(seconds=30)),
+        SiteStatus(site="a", online=True, last_heartbeat=NOW - timedelta(seconds=12)),
+        SiteStatus(site="b", online=False, last_heartbeat=NOW - timedelta(minutes=7)),
+        SiteStatus(site="c", online=False, last_heartbeat=None),
+        SiteStatus(site="d", online=True, last_heartbeat=NOW + timedelta(seconds=30)),
     )
     page = shown(ServerStatus(at=NOW, superlink=True, sites=sites, runs=()))
     lines = {line.split()[0]: line for line in page.splitlines() if line.strip()}
-    assert "connected" in lines["a"]
-    assert "away for 7 min" in lines["b"]
+    assert "connected, last heartbeat 12 s ago" in lines["a"]
+    assert "away, last heartbeat 7 min ago" in lines["b"]
     assert "never seen" in lines["c"]
-    assert "away for 0 min" in lines["d"]
+    assert "connected, last heartbeat 0 s ago" in lines["d"]  # a clock that is behind
 
 
 def test_a_gathering_run_shows_who_is_there_and_why_others_are_not(look: Look, run: Path) -> None:
@@ -251,7 +255,7 @@ def test_a_running_run_shows_where_it_is_and_what_it_costs(look: Look, run: Path
     )
     begun(run, **{"clinic-1": "budget"})
     page = look()
-    assert "1 of 2 rounds" in page
+    assert "1 of 2 rounds, quorum 1 of 1 sites" in page
     assert "ε 1.25" in page
     assert "now: round 2 (1 of 2)" in page
     assert "site clinic-1 refused (budget)" in page

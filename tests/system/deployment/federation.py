@@ -58,7 +58,7 @@ class DataSite:
     def start(self) -> None:
         """Start the agent, and wait until it is connected."""
         self.agent = self.machine.start("site", "run", self.folder)
-        self.await_words("\nconnected")
+        self.await_words("connected\n")
 
     def await_words(self, words: str) -> None:
         """Wait until the agent has said so."""

@@ -9,7 +9,7 @@ import signal
 import ssl
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from flwr.app import Message, RecordDict
 from flwr.cli.build import build_fab_from_files
@@ -128,7 +128,8 @@ def malicious_server(
     address, ca = folder.config().superlink_address, folder.ca_certificate.read_bytes()
     with without_executor(federation):
         start_run(folder, code)
-        token = TaskQueue(address, ca, folder.superexec_secret.read_bytes()).acquire()
+        with closing(TaskQueue(address, ca, folder.superexec_secret.read_bytes())) as queue:
+            token = queue.acquire()
     assert token is not None
     with RunTask(address, ca, token) as task:
         yield MaliciousServer(folder, task)

@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -95,24 +96,28 @@ def test_a_task_is_not_handed_to_whoever_asks_for_it(
     federation: Federation, folder: ServerFolder
 ) -> None:
     address, ca = folder.config().superlink_address, folder.ca_certificate.read_bytes()
-    with without_executor(federation):
+    secret = folder.superexec_secret.read_bytes()
+    with (
+        without_executor(federation),
+        closing(TaskQueue(address, ca, b"x" * 32)) as without_the_secret,
+        closing(TaskQueue(federation.address, ca, secret)) as from_outside,
+        closing(TaskQueue(address, ca, secret)) as executor,
+        httpx.Client(verify=ssl.create_default_context(cafile=folder.ca_certificate)) as bare,
+    ):
         start_run(folder)
         with pytest.raises(LinkError) as refused:
-            TaskQueue(address, ca, b"x" * 32).acquire()
+            without_the_secret.acquire()
         assert refused.value.status in (401, 403)
-        bare = httpx.Client(verify=ssl.create_default_context(cafile=folder.ca_certificate))
-        with bare:
-            answer = bare.post(
-                f"https://{address}/v1/runtime/acquire-task",
-                content=b"\x0a\x0eflwr-serverapp",
-                headers={"content-type": "application/protobuf"},
-            )
+        answer = bare.post(
+            f"https://{address}/v1/runtime/acquire-task",
+            content=b"\x0a\x0eflwr-serverapp",
+            headers={"content-type": "application/protobuf"},
+        )
         assert answer.status_code in (401, 403)
         with pytest.raises(LinkError) as closed:
-            TaskQueue(federation.address, ca, folder.superexec_secret.read_bytes()).acquire()
+            from_outside.acquire()
         assert closed.value.status == 403
-        # There was one to be had.
-        assert TaskQueue(address, ca, folder.superexec_secret.read_bytes()).acquire() is not None
+        assert executor.acquire() is not None  # there was one to be had
 
 
 def test_a_server_with_an_expired_certificate_is_not_believed(
@@ -129,7 +134,7 @@ def test_a_server_with_an_expired_certificate_is_not_believed(
         said = lengths(federation)
         federation.coordinator.run("server", "renew", federation.hub)
         for one in federation.sites:
-            await_said(one, "\nconnected", said[one.name])
+            await_said(one, "connected\n", said[one.name])
 
 
 def lengths(federation: Federation) -> dict[str, int]:

@@ -49,9 +49,21 @@ def site(federation: Federation) -> DataSite:
 
 
 @pytest.fixture(scope="module")
-def server(federation: Federation) -> Iterator[MaliciousServer]:
-    with malicious_server(federation) as opened:
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that appears if code of a run's bundle is run."""
+    return tmp_path_factory.mktemp("pushed") / "it ran"
+
+
+@pytest.fixture(scope="module")
+def server(federation: Federation, traced: Path) -> Iterator[MaliciousServer]:
+    with malicious_server(federation, leaving(traced)) as opened:
         yield opened
+    assert not traced.exists()
+
+
+def leaving(trace: Path) -> dict[str, str]:
+    """Code that leaves a trace wherever it is imported."""
+    return {**HARMLESS, "pushed/__init__.py": f"open({str(trace)!r}, 'w').close()\n"}
 
 
 @pytest.fixture
@@ -146,24 +158,28 @@ def test_a_request_that_is_delivered_again(
     require_still_at_work(server, coordinator, site, study)
 
 
-def test_code_in_a_run_s_bundle_is_run_neither_by_the_server_nor_by_a_site(
-    federation: Federation,
+def test_code_in_the_bundle_of_a_run_is_not_run_at_a_site(
+    server: MaliciousServer,
     coordinator: Signer,
     site: DataSite,
     make_study: StudyMaker,
-    tmp_path: Path,
+    traced: Path,
+) -> None:
+    require_still_at_work(server, coordinator, site, make_study())
+    assert not traced.exists()
+
+
+def test_code_in_the_bundle_of_a_run_is_not_run_at_the_server(
+    federation: Federation, site: DataSite, tmp_path: Path
 ) -> None:
     trace = tmp_path / "it ran"
-    code = {**HARMLESS, "pushed/__init__.py": f"open({str(trace)!r}, 'w').close()\n"}
     folder = ServerFolder.open(federation.hub)
     lines = site.log().count("\n")
-    number = start_run(folder, code)
+    number = start_run(folder, leaving(trace))
     with Control(folder.config().superlink_address, folder.ca_certificate.read_bytes()) as control:
         wait_for(lambda: control.runs()[number].is_over, "the pushed run is over")
     assert "nobody submitted here" in (folder.logs / "runs.log").read_text()
     assert site.log().count("\n") == lines
-    with malicious_server(federation, code) as server:
-        require_still_at_work(server, coordinator, site, make_study())
     assert not trace.exists()
 
 
