@@ -52,7 +52,8 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from tacit_common.errors import LinkError, WireError
 from tacit_common.flower.http import link_errors, make_client
-from tacit_common.flower.pieces import LARGEST_PIECE, Pieces, most_pieces
+from tacit_common.flower.packing import pack
+from tacit_common.flower.pieces import LARGEST_PIECE, Pieces, in_order, most_pieces
 from tacit_common.flower.transport import Bounds
 
 _BEAT_S = HEARTBEAT_DEFAULT_INTERVAL / 3
@@ -174,11 +175,14 @@ class FleetLink:
             response = self._client.PullMessages(PullMessagesRequest(node=self._node))
         if not response.messages_list:
             return None
-        envelope = make_message(
-            metadata=metadata_from_proto(response.messages_list[0].metadata), content=RecordDict()
-        )
+        try:
+            metadata = metadata_from_proto(response.messages_list[0].metadata)
+            envelope = make_message(metadata=metadata, content=RecordDict())
+        except (ValueError, TypeError):
+            return None  # what no message of Flower's can be cannot be answered either
         TaskIdentity.task_id, TaskIdentity.run_id = 1, envelope.metadata.run_id
         TaskIdentity.node_id = self.node_id
+        pieces: Pieces | None = None
         try:
             pieces = self._pieces(response)
             with link_errors(self._address):
@@ -187,7 +191,7 @@ class FleetLink:
             self._beside.submit(self._confirm, envelope.metadata.run_id, pieces.name)
             message = pieces.message()
         except WireError:
-            return Delivery(envelope, None, 0)
+            return Delivery(envelope, None, 0 if pieces is None else pieces.size)
         return Delivery(envelope, message if message.has_content() else None, pieces.size)
 
     def send(self, reply: Message) -> int:
@@ -196,18 +200,27 @@ class FleetLink:
         Raises:
             LinkError: it could not be sent whole. The run may have ended meanwhile.
         """
+        try:
+            packed = make_message(metadata=reply.metadata, content=pack(reply.content))
+        except WireError as error:
+            raise LinkError(
+                "an answer cannot be sent",
+                why=error.why,
+                fix="nothing: what was spent stays spent",
+                status=httpx.codes.REQUEST_ENTITY_TOO_LARGE,
+            ) from None
         with no_object_id_recompute():  # each piece is hashed once
-            reply.metadata.__dict__["_message_id"] = reply.object_id
+            packed.metadata.__dict__["_message_id"] = packed.object_id
             request = PushMessagesRequest(
                 node=self._node,
-                messages_list=[message_to_proto(remove_content_from_message(reply))],
-                message_object_trees=[get_object_tree(reply)],
+                messages_list=[message_to_proto(remove_content_from_message(packed))],
+                message_object_trees=[get_object_tree(packed)],
                 clientapp_runtime_list=[0.0],
             )
-            objects = get_all_nested_objects(reply)
+            objects = in_order(get_all_nested_objects(packed))
             with link_errors(self._address):
                 response = self._client.PushMessages(request)
-                return self._push(objects, response, reply.metadata.run_id)
+                return self._push(objects, response, packed.metadata.run_id)
 
     def _push(
         self, objects: dict[str, InflatableObject], response: PushMessagesResponse, run_id: int

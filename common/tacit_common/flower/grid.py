@@ -42,7 +42,8 @@ from flwr.supercore.runtime import RuntimeHttpClient
 
 from tacit_common.errors import LinkError, WireError
 from tacit_common.flower.http import link_errors
-from tacit_common.flower.pieces import Pieces
+from tacit_common.flower.packing import CHUNK, pack
+from tacit_common.flower.pieces import Pieces, in_order
 
 _SIDE_BY_SIDE = 2
 _MOMENT_S, _MOMENTS = 0.03, 10  # to wait for the next piece of a reply, and how often in vain
@@ -112,12 +113,12 @@ class SuperLinkGrid(Grid):
         protos, trees = [], []
         objects: dict[str, InflatableObject] = {}
         with no_object_id_recompute():
-            for message in messages:
+            for message in map(_packed, messages):
                 message.metadata.__dict__["_message_id"] = message.object_id
                 protos.append(message_to_proto(remove_content_from_message(message)))
                 trees.append(get_object_tree(message))
                 objects.update(get_all_nested_objects(message))
-                self._largest = max(self._largest, _BEYOND_REQUEST + _bytes_of(message))
+                self._largest = max(self._largest, _BEYOND_REQUEST + _most_bytes(message))
             if not protos:
                 return []
             with link_errors(self._address):
@@ -129,7 +130,7 @@ class SuperLinkGrid(Grid):
                 )
                 try:
                     push_objects(
-                        objects,
+                        in_order(objects),
                         push,
                         object_ids_to_push=set(response.objects_to_push),
                         max_concurrent_pushes=_SIDE_BY_SIDE,
@@ -226,9 +227,10 @@ def _unusable(envelope: MessageProto) -> Message:
     )
 
 
-def _bytes_of(message: Message) -> int:
-    return sum(
-        len(array.data)
-        for record in message.content.array_records.values()
-        for array in record.values()
-    )
+def _packed(message: Message) -> Message:
+    return make_message(metadata=message.metadata, content=pack(message.content))
+
+
+def _most_bytes(packed: Message) -> int:
+    """No fewer than its arrays have."""
+    return CHUNK * len(packed.content)

@@ -1,15 +1,13 @@
 """A message that arrives in pieces: fetched within bounds, checked, and put together.
 
-    Message → RecordDict → ArrayRecord → Array → ArrayChunk
-                         → ConfigRecord
+    Message → RecordDict → ConfigRecord …      (what is in the records: see `packing`)
 
 Flower sends each of these as an object, named by the SHA-256 of its content, which names its
-children. Flower's own way of putting them together believes whatever it is sent: it checks no
-hash, and an array may name one chunk a million times.
+children. Flower's own way of putting them together believes whatever it is sent, and checks
+no hash.
 """
 
 import hashlib
-import json
 import re
 import threading
 from collections import deque
@@ -17,37 +15,30 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
-from flwr.app.message.arraychunk import ArrayChunk
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_object import (
     InflatableObject,
-    get_object_body,
     get_object_head_values_from_object_content,
     iterate_object_tree,
 )
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectUnavailableError
 
 from tacit_common.errors import WireError
-
-CHUNK: Final = 5 * 1024 * 1024
-"""Bytes into which Flower cuts arrays."""
+from tacit_common.flower.packing import CHUNK, LARGEST_TEXTS, unpack
 
 LARGEST_PIECE: Final = CHUNK + 64 * 1024
 """Bytes of an answer that brings one piece, with what Flower writes around a chunk."""
 
-_OTHER_PIECES: Final = 64  # records, arrays and the message itself; ours has fewer
-_OTHER_BYTES: Final = 16 * 1024 * 1024  # of all pieces that are no chunks of arrays
+_ROOM: Final = LARGEST_TEXTS + 1024 * 1024  # for texts, and what Flower writes around them
+_OTHER_PIECES: Final = 64  # besides those that are full; ours has fewer
 _NAME = re.compile(r"[0-9a-f]{64}")
 
-# What may stand below what. Nothing stands below a chunk or a text.
+# What may stand below what. Nothing stands below a record.
 _KINDS: Final[dict[str, tuple[type[InflatableObject], set[str]]]] = {
     "Message": (Message, {"RecordDict"}),
-    "RecordDict": (RecordDict, {"ArrayRecord", "ConfigRecord"}),
-    "ArrayRecord": (ArrayRecord, {"Array"}),
+    "RecordDict": (RecordDict, {"ConfigRecord"}),
     "ConfigRecord": (ConfigRecord, set()),
-    "Array": (Array, {"ArrayChunk"}),
-    "ArrayChunk": (ArrayChunk, set()),
 }
 
 Pull = Callable[[str], bytes]
@@ -59,11 +50,19 @@ def most_pieces(largest: int) -> int:
     return _OTHER_PIECES + largest // CHUNK
 
 
+def in_order(objects: dict[str, InflatableObject]) -> dict[str, InflatableObject]:
+    """The objects of messages as they are best sent: records first, by name.
+
+    Whoever fetches them while they are being sent asks in the same order.
+    """
+    return dict(sorted(objects.items(), key=lambda item: (bool(item[1].children), item[0])))
+
+
 class Pieces:
     """The pieces of one message of at most `largest` bytes of arrays.
 
-    Guarantees: no more is ever kept than `largest` and 16 MiB; every piece is what its name
-    says; a message is whole, and of no other shape than above, or there is none.
+    Guarantees: no more is ever fetched than `largest` and what texts may have; every piece is
+    what its name says; a message is whole, and of no other shape than above, or there is none.
 
     Raises:
         WireError: the message has too many pieces, or pieces without a proper name.
@@ -74,17 +73,21 @@ class Pieces:
         self._largest = largest
         self._contents: dict[str, bytes] = {}
         self._lock = threading.Lock()
-        self._missing: dict[str, None] = {}  # in the order in which they are sent
         self.size = 0  # bytes that have arrived
-        self._arrays = 0  # bytes of arrays, put together
-        self._others = 0  # bytes of all other pieces
+        records: set[str] = set()
+        others: dict[str, None] = {}
         try:
             for part in iterate_object_tree(tree):
-                self._missing[part.object_id] = None
-                if len(self._missing) > most_pieces(largest):
+                if part.children:
+                    others[part.object_id] = None
+                else:
+                    records.add(part.object_id)
+                if len(records) + len(others) > most_pieces(largest):
                     raise _too_large()
         except RecursionError:
             raise _not_understood("its parts are nested too deeply") from None
+        # In the order in which they are sent, since the SuperLink keeps none.
+        self._missing = dict.fromkeys([*sorted(records), *others])
         if not all(_NAME.fullmatch(name) for name in self._missing):
             raise _not_understood("its parts have no proper names")
 
@@ -138,7 +141,11 @@ class Pieces:
             WireError: it is not such a message.
         """
         try:
-            built = self._build(self._root, {"Message"}, {})
+            message = self._build(self._root, {"Message"}, {})
+            if not isinstance(message, Message):
+                raise _not_understood("it is no message")
+            if message.has_content():
+                message.content = unpack(message.content, largest=self._largest)
         except WireError:
             raise
         except Exception:
@@ -146,17 +153,15 @@ class Pieces:
             raise _not_understood("a part of it is malformed") from None
         finally:
             self._contents.clear()
-        if not isinstance(built, Message):
-            raise _not_understood("it is no message")
-        built.metadata.__dict__["_message_id"] = self._root
-        return built
+        message.metadata.__dict__["_message_id"] = self._root
+        return message
 
     def _add(self, name: str, content: bytes) -> None:
         if hashlib.sha256(content).hexdigest() != name:
             raise _not_understood("a part of it is not what its name says")
         with self._lock:
             self.size += len(content)
-            if self.size > self._largest + _OTHER_BYTES:
+            if self.size > self._largest + _ROOM:
                 raise _too_large()
             self._contents[name] = content
             self._missing.pop(name, None)
@@ -174,23 +179,8 @@ class Pieces:
             raise _not_understood("its parts do not belong together")
         piece_type, below = _KINDS[kind]
         children = {child: self._build(child, below, built) for child in child_names}
-        if kind == "Array":
-            self._arrays += _array_bytes(content, child_names, children)
-        if kind != "ArrayChunk":
-            self._others += len(content)
-        if self._arrays > self._largest or self._others > _OTHER_BYTES:
-            raise _too_large()
         built[name] = piece_type.inflate(content, children=children)
         return built[name]
-
-
-def _array_bytes(content: bytes, names: list[str], children: dict[str, InflatableObject]) -> int:
-    """How long an array will be, which names its chunks by number and may repeat them."""
-    numbers = json.loads(get_object_body(content, Array))["arraychunk_ids"]
-    lengths = [
-        len(chunk.data) for chunk in map(children.get, names) if isinstance(chunk, ArrayChunk)
-    ]
-    return sum(lengths[number] for number in numbers)
 
 
 def _too_large() -> WireError:

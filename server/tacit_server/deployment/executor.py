@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tacit_common.errors import LinkError, TacitError, UsageError
@@ -51,7 +53,7 @@ class Executor:
         self._ca = folder.ca_certificate.read_bytes()
         self._roster = Roster(folder.roster)
         self._running: list[subprocess.Popen[bytes]] = []
-        self._troubled: dict[str, str] = {}  # run to what was last said of it
+        self._troubled: dict[str, str] = {}  # what is wrong, as it was last said
         self._begun: dict[str, float] = {}  # run to when it was last asked for, time.monotonic()
 
     def run(self) -> None:
@@ -112,20 +114,31 @@ class Executor:
 
     def _look_around(self) -> None:
         with Control(self._address, self._ca) as control:
-            for site in register_all(self._roster, control):
-                _log.info("the SuperLink knows '%s' now", site)
+            with self._apart("the roster"):
+                for site in register_all(self._roster, control):
+                    _log.info("the SuperLink knows '%s' now", site)
             known = control.runs()
             for file in sorted(self._folder.runs.glob("*/" + SUBMISSION)):
-                run, trouble = file.parent, ""
-                try:
-                    self._tend(run, known, control)
-                except LinkError:
-                    raise
-                except (TacitError, OSError) as error:  # of this run; the others go on
-                    trouble = str(error)
-                if trouble and trouble != self._troubled.get(run.name):
-                    _log.error("run '%s': %s", run.name, trouble)
-                self._troubled[run.name] = trouble
+                with self._apart(f"run '{file.parent.name}'"):
+                    self._tend(file.parent, known, control)
+
+    @contextmanager
+    def _apart(self, what: str) -> Iterator[None]:
+        """Let what is wrong with one thing not keep the others from going on; say it once.
+
+        Raises:
+            LinkError: the SuperLink does not answer, so nothing goes on.
+        """
+        trouble = ""
+        try:
+            yield
+        except LinkError:
+            raise
+        except (TacitError, OSError) as error:
+            trouble = str(error)
+        if trouble and trouble != self._troubled.get(what):
+            _log.error("%s: %s", what, trouble)
+        self._troubled[what] = trouble
 
     def _tend(self, run: Path, known: dict[int, FlowerRun], control: Control) -> None:
         """Make of a run what a person wants of it.

@@ -31,6 +31,9 @@ class _File(BaseModel):
 
     format: Literal[1] = 1
     sites: tuple[Enrolled, ...] = ()
+    former_node_keys: tuple[str, ...] = Field(
+        default=(), description="Of sites that were removed, which may come back."
+    )
 
 
 class Roster:
@@ -44,6 +47,7 @@ class Roster:
         self._path = path
         self._read_at: tuple[int, int] | None = None
         self._sites: dict[str, Enrolled] = {}
+        self._former: tuple[str, ...] = ()
         self._by_node_key: dict[bytes, SiteCard] = {}
 
     @property
@@ -51,6 +55,16 @@ class Roster:
         """Name to site, by name."""
         self._catch_up()
         return dict(sorted(self._sites.items()))
+
+    @property
+    def former_node_keys(self) -> frozenset[bytes]:
+        """Node keys of sites that were removed.
+
+        They stay known to the SuperLink, which takes no key a second time. The gateway lets
+        nothing of them through, and no run speaks to them.
+        """
+        self._catch_up()
+        return frozenset(node_public_key(key) for key in self._former)
 
     def by_node_key(self, public_key: bytes) -> SiteCard | None:
         """The site that authenticates to Flower with this key."""
@@ -85,7 +99,9 @@ class Roster:
                         fix="remove the old entry first, if the site has new keys: what it spent "
                         "under the old ones stays spent",
                     )
-            self._write([*self.sites.values(), Enrolled(card=card, at=datetime.now(UTC))])
+            accepted = Enrolled(card=card, at=datetime.now(UTC))
+            former = [key for key in self._former if not _same_key(key, card.node_key)]
+            self._write([*self.sites.values(), accepted], former)
 
     def remove(self, site: str) -> SiteCard:
         """Take a site off the list; returns its card.
@@ -102,7 +118,7 @@ class Roster:
                     fix="give the name of an enrolled site",
                 )
             gone = sites.pop(site)
-            self._write(list(sites.values()))
+            self._write(list(sites.values()), [*self._former, gone.card.node_key])
             return gone.card
 
     @contextmanager
@@ -112,25 +128,27 @@ class Roster:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _write(self, sites: Sequence[Enrolled]) -> None:
-        content = _File(sites=tuple(sites)).model_dump(mode="json")
+    def _write(self, sites: Sequence[Enrolled], former: Sequence[str]) -> None:
+        file = _File(sites=tuple(sites), former_node_keys=tuple(former))
+        content = file.model_dump(mode="json")
         write_atomically(self._path, json.dumps(content, indent=2).encode())
 
     def _catch_up(self) -> None:
         if not self._path.exists():
-            self._sites, self._by_node_key, self._read_at = {}, {}, None
+            self._sites, self._former, self._by_node_key, self._read_at = {}, (), {}, None
             return
         stat = self._path.stat()
         if (stat.st_mtime_ns, stat.st_ino) == self._read_at:
             return
         try:
-            sites = _File.model_validate_json(self._path.read_bytes()).sites
+            file = _File.model_validate_json(self._path.read_bytes())
         except ValidationError:
             raise IdentityError(
                 "the roster cannot be read",
                 why=f"'{self._path.name}' does not have the fields of one",
                 fix="restore it from a backup, or enroll the sites again",
             ) from None
+        sites = file.sites
         for site in sites:
             site.card.require_genuine()
         names = {site.card.site: site for site in sites}
@@ -142,7 +160,7 @@ class Roster:
                 why="two of its sites have one name or one key",
                 fix="restore it from a backup, or enroll the sites again",
             )
-        self._sites, self._by_node_key = names, node_keys
+        self._sites, self._by_node_key, self._former = names, node_keys, file.former_node_keys
         self._read_at = (stat.st_mtime_ns, stat.st_ino)
 
 
@@ -151,34 +169,44 @@ def _shared(card: SiteCard, other: SiteCard) -> str:
     same = {
         "name": other.site == card.site,
         "signing key": other.public_key == card.public_key,
-        # Not their text: one key can be written in more than one way.
-        "node key": node_public_key(other.node_key) == node_public_key(card.node_key),
+        "node key": _same_key(other.node_key, card.node_key),
     }
     return ", ".join(name for name, is_same in same.items() if is_same)
+
+
+def _same_key(one: str, other: str) -> bool:
+    """Not whether their texts are the same: one key can be written in more than one way."""
+    return node_public_key(one) == node_public_key(other)
 
 
 def register_all(roster: Roster, control: Control) -> list[str]:
     """Make the SuperLink's list of nodes that of the roster; returns the sites it let in.
 
-    A node that is in no roster, registered by whoever reached the Control API on this
+    A node that never was in the roster, registered by whoever reached the Control API on this
     machine, is shut out again.
 
     Raises:
+        IdentityError: the roster cannot be used; or, after all the others were let in, the
+            SuperLink did not take a site's key.
         LinkError: the SuperLink does not answer.
     """
+    sites, former = roster.sites, roster.former_node_keys
     known = {node.public_key: node for node in control.nodes()}
-    added = []
-    for name, site in roster.sites.items():
+    added, refused = [], []
+    for name, site in sites.items():
         key = node_public_key(site.card.node_key)
         if known.pop(key, None) is not None:
             continue
         try:
             control.register_node(key, name)
             added.append(name)
-        except IdentityError:
+        except IdentityError as error:
             # The executor and `tacit server enroll` do this at once, and one is faster.
             if key not in {node.public_key for node in control.nodes()}:
-                raise
-    for stranger in known.values():
-        control.unregister_node(stranger.node_id)
+                refused.append(error)
+    for key, stranger in known.items():
+        if key not in former:
+            control.unregister_node(stranger.node_id)
+    if refused:
+        raise refused[0]
     return added

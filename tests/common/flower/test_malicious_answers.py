@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.common.serde import message_to_proto
 from flwr.proto.fleet_pb2 import PullMessagesResponse, PushMessagesResponse
 from flwr.proto.message_pb2 import ObjectTree
 from hypothesis import HealthCheck, given, settings
@@ -284,6 +285,20 @@ def test_whatever_a_server_says_is_a_message_nothing_or_an_error(
             except LinkError:
                 continue
             assert delivery is None or delivery.message is None
+
+
+@pytest.mark.parametrize("kind", ["", "query.x y", "nothing", "query.", "train.\x00"])
+def test_a_message_of_a_type_that_cannot_be_is_none(
+    server: Malicious, connect: Callable[[Malicious], FleetLink], kind: str
+) -> None:
+    parcel = make_parcel()
+    listed = PullMessagesResponse(
+        messages_list=[message_to_proto(parcel.envelope)], message_object_trees=[parcel.tree]
+    )
+    listed.messages_list[0].metadata.message_type = kind
+    server.say("/pull-messages", proto(listed))
+    with connect(server) as link:
+        assert link.receive() is None
 
 
 def test_an_expired_certificate_is_said_to_be_expired(

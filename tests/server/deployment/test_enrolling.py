@@ -1,5 +1,6 @@
 """Letting a site in and shutting it out, whether or not the SuperLink is there to be told."""
 
+from base64 import b64encode
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +14,10 @@ from tacit_server.deployment.folder import ServerFolder
 from tacit_server.deployment.roster import Roster
 
 MakeCard = Callable[..., SiteCard]
+
+
+def header(card: SiteCard) -> str:
+    return b64encode(node_public_key(card.node_key)).decode()
 
 
 class Control:
@@ -61,7 +66,9 @@ def test_a_site_that_is_enrolled_is_in_the_roster_and_at_the_superlink(
     assert superlink.keys == {node_public_key(card.node_key): "clinic"}
     remove(coordinator, "clinic")
     assert Roster(coordinator.roster).sites == {}
-    assert superlink.keys == {}
+    assert not Roster(coordinator.roster).is_enrolled(header(card))
+    assert enroll(coordinator, card)  # and it may come back
+    assert Roster(coordinator.roster).is_enrolled(header(card))
 
 
 def test_while_the_server_is_away_sites_are_enrolled_and_removed_all_the_same(

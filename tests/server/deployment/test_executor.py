@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tacit_common.enrolment import SiteCard
-from tacit_common.errors import LinkError, UsageError
+from tacit_common.errors import IdentityError, LinkError, UsageError
 from tacit_common.files import locked_folder
 from tacit_common.flower.control import FlowerRun, NodeState
 from tacit_common.study import StudyFile
@@ -38,6 +38,7 @@ class SuperLink:
         self.over: set[int] = set()
         self.forgotten: set[int] = set()
         self.away = False
+        self.refuses = False
 
     def __call__(self, *_: object) -> "SuperLink":
         return self
@@ -52,7 +53,9 @@ class SuperLink:
             raise LinkError("the SuperLink cannot be reached", why="", fix="")
         return []
 
-    def register_node(self, public_key: bytes, name: str) -> None: ...
+    def register_node(self, public_key: bytes, name: str) -> None:
+        if self.refuses:
+            raise IdentityError("a key is not accepted", why="", fix="")
 
     def runs(self) -> dict[int, FlowerRun]:
         return {
@@ -311,6 +314,19 @@ def test_one_damaged_run_does_not_keep_the_others_from_going_on(
     told = [record.message for record in caplog.records if run.name in record.message]
     assert len(told) == 1  # and not with each look
     assert name in told[0]
+
+
+@pytest.mark.parametrize("trouble", ["a key that is not taken", "a damaged roster"])
+def test_what_is_wrong_with_sites_does_not_keep_runs_from_going_on(
+    server: Server, run: Path, caplog: pytest.LogCaptureFixture, trouble: str
+) -> None:
+    if trouble == "a damaged roster":
+        server.hub.roster.write_text("{")
+    else:
+        server.superlink.refuses = True
+    server.look(times=3)
+    assert server.superlink.started == [run.name]
+    assert sum("the roster: " in record.message for record in caplog.records) == 1
 
 
 def test_while_the_superlink_is_away_nothing_is_begun_and_nothing_lost(

@@ -193,6 +193,7 @@ class SuperLink:
 
     def __init__(self) -> None:
         self.keys: dict[int, bytes] = {}
+        self.spent: set[bytes] = set()  # it takes no key a second time
         self.names: list[str] = []
         self.slow = False
 
@@ -204,7 +205,7 @@ class SuperLink:
         return known
 
     def register_node(self, public_key: bytes, name: str) -> None:
-        if public_key in self.keys.values():
+        if public_key in self.spent or public_key in self.keys.values():
             raise IdentityError("it is registered already", why="", fix="")
         if name == "refused":
             raise IdentityError("it takes no such key", why="", fix="")
@@ -212,7 +213,7 @@ class SuperLink:
         self.keys[len(self.keys) + 1] = public_key
 
     def unregister_node(self, node_id: int) -> None:
-        del self.keys[node_id]
+        self.spent.add(self.keys.pop(node_id))
 
 
 def registered(roster: Roster, superlink: SuperLink) -> list[str]:
@@ -238,17 +239,22 @@ def test_a_node_that_a_stranger_registered_at_the_superlink_is_shut_out(
     assert 7 not in superlink.keys
 
 
-def test_a_site_that_was_removed_is_shut_out_and_may_come_back(
+def test_a_site_that_was_removed_may_come_back_with_the_keys_that_it_has(
     path: Path, make_card: MakeCard
 ) -> None:
+    """A SuperLink takes no key a second time, so this one is kept; the roster shuts it out."""
     roster, superlink, card = Roster(path), SuperLink(), make_card("clinic")
     roster.add(card)
     registered(roster, superlink)
     roster.remove("clinic")
     assert registered(roster, superlink) == []
-    assert superlink.keys == {}
+    assert not roster.is_enrolled(header(card))
+    assert Roster(path).former_node_keys == {node_public_key(card.node_key)}
     roster.add(card)
-    assert registered(roster, superlink) == ["clinic"]
+    assert registered(roster, superlink) == []
+    assert roster.is_enrolled(header(card))
+    assert Roster(path).former_node_keys == frozenset()
+    assert superlink.spent == set()
 
 
 def test_a_site_that_another_process_registers_at_the_same_moment_is_no_mishap(
@@ -261,13 +267,15 @@ def test_a_site_that_another_process_registers_at_the_same_moment_is_no_mishap(
     assert registered(roster, superlink) == []
 
 
-def test_a_key_that_the_superlink_does_not_take_is_an_error(
+def test_a_key_that_the_superlink_does_not_take_is_an_error_that_shuts_no_other_site_out(
     path: Path, make_card: MakeCard
 ) -> None:
-    roster = Roster(path)
-    roster.add(make_card("refused"))
+    roster, superlink = Roster(path), SuperLink()
+    for name in ("a", "refused", "z"):
+        roster.add(make_card(name))
     with pytest.raises(IdentityError, match="no such key"):
-        registered(roster, SuperLink())
+        registered(roster, superlink)
+    assert superlink.names == ["a", "z"]
 
 
 def test_a_superlink_that_is_away_is_an_error(path: Path) -> None:

@@ -4,43 +4,30 @@ from collections.abc import Iterator
 
 import pytest
 from tests.system.deployment.federation import Federation, make_federation, start_all
-from tests.system.deployment.processes import World
-
-_WORLDS: list[World] = []
-
+from tests.system.deployment.processes import WORLDS, World
 
 @pytest.fixture(scope="session")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     """A coordinator and three sites at work. Whoever breaks something mends it again."""
-    world = World(tmp_path_factory.mktemp("federation"))
-    _WORLDS.append(world)
-    try:
+    with World.open(tmp_path_factory.mktemp("federation")) as world:
         made = make_federation(world)
         start_all(made)
         yield made
-    finally:
-        world.end()
-        _WORLDS.remove(world)
 
 
 @pytest.fixture
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A world of a test's own, in which nothing runs yet."""
-    made = World(tmp_path_factory.mktemp("world"))
-    _WORLDS.append(made)
-    try:
+    with World.open(tmp_path_factory.mktemp("world")) as made:
         yield made
-    finally:
-        made.end()
-        _WORLDS.remove(made)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Add the ends of all logs to the report of a test that failed."""
     report: pytest.TestReport = yield
-    if report.failed and _WORLDS:
-        report.sections += [("logs", world.tails()) for world in _WORLDS]
+    if report.failed and WORLDS:
+        report.sections += [("logs", world.tails()) for world in WORLDS]
     return report
 
 

@@ -37,6 +37,14 @@ def deal_digits(files: list[Path]) -> None:
         np.savez(file, images=images, labels=digits.target[dealt].astype(np.int64))
 
 
+def paid_in(ledger: Path) -> dict[str, Counter[str]]:
+    """Of each run in a ledger, how often each of its requests was paid for."""
+    paid: dict[str, Counter[str]] = {}
+    for charge in read_ledger(ledger).charges:
+        paid.setdefault(charge.run, Counter())[charge.label] += 1
+    return paid
+
+
 @dataclass
 class DataSite:
     """A site: its machine, its folder, and its agent while that runs."""
@@ -77,7 +85,7 @@ class DataSite:
 
     def paid_of(self, run: str) -> Counter[str]:
         """How often each request of a run was paid for."""
-        return Counter(charge.label for charge in self.paid() if charge.run == run)
+        return paid_in(self.folder / "ledger.db")[run]
 
     def log(self) -> str:
         """`tacit site log`."""

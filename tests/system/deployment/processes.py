@@ -6,7 +6,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -16,6 +17,9 @@ PATIENCE_S = 120.0
 _LOOK_S = 0.05
 _TAIL = 40  # lines
 _MARK = "TACIT_TEST_WORLD"
+
+WORLDS: "list[World]" = []
+"""Those that are open: their logs go with the report of a test that fails."""
 
 
 def wait_for(condition: Callable[[], object], what: str, *, within_s: float = PATIENCE_S) -> None:
@@ -71,9 +75,10 @@ class Machine:
         command = [*self.prefix, sys.executable, "-c", COMMAND, *map(str, arguments)]
         return self._finished(command, answer, expect)
 
-    def shell(self, line: str, *, answer: str = "") -> str:
+    def shell(self, line: str, *, answer: str = "", within_s: float = PATIENCE_S) -> str:
         """Type a line into a shell that has the command `tacit`, and return all that it said."""
-        return self._finished([*self.prefix, "bash", "-euo", "pipefail", "-c", line], answer, 0)
+        typed = [*self.prefix, "bash", "-euo", "pipefail", "-c", line]
+        return self._finished(typed, answer, 0, within_s)
 
     def start(self, *arguments: object) -> Running:
         """Start a `tacit` command that goes on."""
@@ -96,7 +101,9 @@ class Machine:
         self.world.running.append(running)
         return running
 
-    def _finished(self, command: Sequence[str], answer: str, expect: int) -> str:
+    def _finished(
+        self, command: Sequence[str], answer: str, expect: int, within_s: float = PATIENCE_S
+    ) -> str:
         done = subprocess.run(
             command,
             cwd=self.folder,
@@ -105,7 +112,7 @@ class Machine:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=PATIENCE_S,
+            timeout=within_s,
             check=False,
         )
         assert done.returncode == expect, f"{command}\n{done.stdout}"
@@ -157,6 +164,18 @@ class World:
         """The number of the one process whose command line has `part` in it."""
         (number,) = self.processes(part)
         return number
+
+    @classmethod
+    @contextmanager
+    def open(cls, folder: Path, extra: Mapping[str, str] | None = None) -> Iterator["World"]:
+        """A world in which nothing runs yet, and nothing is left to run."""
+        world = cls(folder, dict(extra or {}))
+        WORLDS.append(world)
+        try:
+            yield world
+        finally:
+            world.end()
+            WORLDS.remove(world)
 
     def end(self) -> None:
         """Kill whatever is left of this world."""
