@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: help demo test test-fast lint types contracts check bench docs clean
+.PHONY: help demo test test-fast system lint types contracts check bench bench-deploy docs clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -20,12 +20,15 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Pretrain an encoder over five simulated sites under DP, and report
 	$(BIN)/tacit simulate digits
 
-test: $(READY) ## All tests, the fast ones first (at most ten minutes on two cores)
+test: $(READY) ## All tests but the longest, the fast ones first (fifteen minutes on two cores)
 	$(BIN)/python -m pytest -q -m "not slow and not system"
-	$(BIN)/python -m pytest -q -m "slow or system"
+	$(BIN)/python -m pytest -q -m "(slow or system) and not long_system"
 
 test-fast: $(READY) ## The fast tests alone
 	$(BIN)/python -m pytest -q -m "not slow and not system"
+
+system: $(READY) ## Every test of whole processes, those that take long too
+	$(BIN)/python -m pytest -q -m system
 
 lint: $(READY) ## Style (ruff)
 	$(BIN)/ruff check .
@@ -42,8 +45,12 @@ check: lint types contracts test ## Everything that the gate runs, but the demo
 bench: $(READY) ## Measure speed and memory; writes benchmarks/results
 	$(BIN)/python -m tacit_simulations.benchmarks
 
+bench-deploy: $(READY) ## Measure a deployed round, and 100 MB both ways, on loopback
+	$(BIN)/python -m tacit_simulations.benchmarks deploy
+
 docs: $(READY) ## Write the parts of docs/ that are built from the code
 	$(BIN)/python docs/build.py
+	$(BIN)/python deploy/build.py
 
 clean: ## Forget the environment and all caches; runs/ stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
