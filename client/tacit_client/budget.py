@@ -4,7 +4,10 @@ Everything is computed from the ledger alone: no data is read, and no private ke
 All ε are at the cap's δ; `null` in the JSON stands for an ε without a bound.
 """
 
+import math
 from collections import Counter
+from collections.abc import Iterable
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -16,9 +19,9 @@ from tacit_common.errors import UsageError
 from tacit_common.files import write_atomically
 from tacit_common.identity import Identity
 from tacit_common.ledger_chain import Atom, Cap, Charge, LedgerExport, VerifiedLedger, verify_rows
-from tacit_common.privacy.accounting import epsilon
-from tacit_common.privacy.events import NonPrivateRelease
-from tacit_common.privacy.filter import releases_of, renyi_cost
+from tacit_common.privacy.accounting import REPORT_INTERVAL, epsilon
+from tacit_common.privacy.events import NonPrivateRelease, PrivacyEvent
+from tacit_common.privacy.filter import events_of, releases_of, renyi_cost
 from tacit_common.privacy.plan import calibrate
 from tacit_common.privacy.spend import AtomSpend, Rule, Spend, Verdict
 from tacit_common.study import LocalPrivacyPlan, Study
@@ -68,6 +71,7 @@ class Proposal(_Figures):
     why: str | None = Field(description="Why it would be refused.")
     spent: float = Field(description="ε of all reserves after that round.")
     held: float = Field(description="ε of all reserves once the whole study is done.")
+    of_study: float = Field(description="ε of all runs of the study then, by PLD.")
 
 
 class Budget(_Figures):
@@ -146,7 +150,9 @@ def present_cap(
     return Cap(epsilon=epsilon_cap, delta=delta)
 
 
-def budget_of(ledger: VerifiedLedger, cap: Cap, study: Study | None = None) -> Budget:
+def budget_of(
+    ledger: VerifiedLedger, cap: Cap, study: Study | None = None, *, in_new_run: bool = False
+) -> Budget:
     """All figures, and those of `study`'s next round if one is given."""
     spend = Spend.of(ledger)
     lineage = {atom.atom: atom.lineage for atom in ledger.atoms}
@@ -171,7 +177,7 @@ def budget_of(ledger: VerifiedLedger, cap: Cap, study: Study | None = None) -> B
         ],
         runs=_runs(ledger, cap, spend, spends),
         study=None if study is None else study.name,
-        proposals=[] if study is None else _proposals(ledger, spend, cap, study),
+        proposals=[] if study is None else _proposals(ledger, spend, cap, study, in_new_run),
     )
 
 
@@ -244,8 +250,10 @@ def _shares(
 # --- a study ---------------------------------------------------------------------------
 
 
-def _proposals(ledger: VerifiedLedger, before: Spend, cap: Cap, study: Study) -> list[Proposal]:
-    charge = _next_round(ledger, before.atoms, cap, study)
+def _proposals(
+    ledger: VerifiedLedger, before: Spend, cap: Cap, study: Study, in_new_run: bool
+) -> list[Proposal]:
+    charge = _next_round(ledger, before.atoms, cap, study, in_new_run)
     after = Spend.of(ledger)
     if not before.atoms:  # a site without a history: any data of it is new
         new = Atom(atom=charge.atoms[0], lineage="", parents=(), tags_sha256="0" * 64)
@@ -253,7 +261,8 @@ def _proposals(ledger: VerifiedLedger, before: Spend, cap: Cap, study: Study) ->
         after.add_atom(new)
     after.add(charge)
     found = []
-    for verdict in before.verdicts(charge):
+    held = [] if charge.cap is None else [events_of(held) for held in before.of_study(charge)]
+    for verdict, of_study in zip_longest(before.verdicts(charge), held):
         then = after.of_atom(verdict.atom, cap)
         found.append(
             Proposal(
@@ -263,9 +272,14 @@ def _proposals(ledger: VerifiedLedger, before: Spend, cap: Cap, study: Study) ->
                 why=None if verdict.admitted else _why(verdict, charge),
                 spent=then.spent,
                 held=then.held,
+                of_study=math.inf if of_study is None else _of_study(of_study, cap),
             )
         )
     return found
+
+
+def _of_study(events: Iterable[PrivacyEvent], cap: Cap) -> float:
+    return epsilon(events, cap.delta, interval=REPORT_INTERVAL)
 
 
 def _why(verdict: Verdict, charge: Charge) -> str:
@@ -274,7 +288,9 @@ def _why(verdict: Verdict, charge: Charge) -> str:
     return verdict.why
 
 
-def _next_round(ledger: VerifiedLedger, atoms: tuple[str, ...], cap: Cap, study: Study) -> Charge:
+def _next_round(
+    ledger: VerifiedLedger, atoms: tuple[str, ...], cap: Cap, study: Study, in_new_run: bool
+) -> Charge:
     """The charge of the study's next round: in its newest open run, or in a new one."""
     digest = study.digest()
     blocks = [
@@ -283,6 +299,7 @@ def _next_round(ledger: VerifiedLedger, atoms: tuple[str, ...], cap: Cap, study:
         if charge.study_digest == digest
         and charge.action != "audit"
         and charge.run not in ledger.closed_runs
+        and not in_new_run
     ]
     run, number = blocks[-1] if blocks else _NEW_RUN, 1
     done = {charge.label for charge in ledger.charges if charge.block == (run, digest)}

@@ -1,12 +1,18 @@
-"""A site's budget for people: sentences, then two tables."""
+"""A site's budget for people: sentences, then two tables.
+
+Names in a ledger came from outside: they are printed as they are, never as rich's markup, and
+without anything that could move a cursor.
+"""
 
 import math
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tacit_client.budget import AtomBudget, Budget, Proposal
+from tacit_common.cli import printable
 from tacit_common.privacy.spend import Rule
 from tacit_common.report import numbers
 
@@ -14,7 +20,7 @@ from tacit_common.report import numbers
 def print_budget(budget: Budget, console: Console) -> None:
     """Print everything that `budget` says."""
     for sentence in sentences(budget):
-        console.print(sentence, soft_wrap=True)
+        console.print(_shown(sentence), soft_wrap=True)
     if budget.atoms:
         console.print(_atoms_table(budget))
     if budget.runs:
@@ -82,8 +88,8 @@ def _atoms_table(budget: Budget) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for atom in budget.atoms:
         table.add_row(
-            atom.atom,
-            atom.lineage,
+            _shown(atom.atom),
+            _shown(atom.lineage),
             _epsilon(atom.spent),
             _epsilon(atom.held),
             _left(atom.remaining),
@@ -100,8 +106,8 @@ def _runs_table(budget: Budget) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for run in budget.runs:
         table.add_row(
-            run.run,
-            run.study,
+            _shown(run.run),
+            _shown(run.study),
             run.state,
             str(run.releases),
             str(run.failed),
@@ -110,6 +116,10 @@ def _runs_table(budget: Budget) -> Table:
             "" if run.share is None else numbers.percent(run.share),
         )
     return table
+
+
+def _shown(text: str) -> Text:
+    return Text(printable(text))
 
 
 def _epsilon(value: float) -> str:

@@ -1,6 +1,7 @@
 """A ledger's file: its tables, how it is opened, and reading it beside a working site."""
 
 import fcntl
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -33,6 +34,7 @@ CREATE TRIGGER IF NOT EXISTS entries_are_never_changed BEFORE UPDATE ON entries
 CREATE TRIGGER IF NOT EXISTS entries_are_never_deleted BEFORE DELETE ON entries
     BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 """
+_MODE = 0o600
 COLUMNS = ["seq", "kind", "payload", "prev", "hash", "sig"]
 ROWS = f"SELECT {', '.join(COLUMNS)} FROM entries WHERE seq >= ? ORDER BY seq"  # noqa: S608
 _ENDS = (
@@ -106,7 +108,11 @@ def entry_of(path: Path, row: tuple[int, str, str, str, str, str]) -> Entry:
 
 
 def open_ledger_file(path: Path, *, survive_power_loss: bool) -> sqlite3.Connection:
-    """An open database with the ledger's table. Nobody else may be opening it meanwhile."""
+    """An open database with the ledger's table. Nobody else may be opening it meanwhile.
+
+    A new one is its owner's alone, and with it the files that SQLite puts beside it.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, _MODE))
     database = sqlite3.connect(path, isolation_level=None, timeout=30.0)
     try:
         database.execute("PRAGMA journal_mode = WAL")

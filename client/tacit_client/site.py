@@ -49,6 +49,7 @@ from tacit_common.privacy.events import (
 from tacit_common.privacy.noise import RandomSource
 from tacit_common.privacy.plan import PrivacySchedule
 from tacit_common.privacy.separability import Certificates
+from tacit_common.privacy.spend import Spend
 from tacit_common.report.account import site_account
 from tacit_common.strategy import ParameterVector
 from tacit_common.study import FederationPlan, LocalPrivacyPlan, PrivacyPlan, Study
@@ -132,34 +133,46 @@ class Site:
                     tacit_version=__version__,
                 )
             case TrainRequest():
-                self.require_allowed(request.plan.study)
+                self.require_allowed(request.plan.study, run=request.plan.run)
                 return self._once(request, TrainReply, lambda: self._train(request))
             case ProbeRequest():
-                self.require_allowed(request.plan.study)
+                self.require_allowed(request.plan.study, run=request.plan.run)
                 return self._once(request, ProbeReply, lambda: self._probe(request))
             case AccountRequest():
                 return self._account(request)
 
-    def require_allowed(self, study: Study) -> None:
-        """Refuse a study that the site's policy, or a person here, does not agree to.
+    def require_allowed(self, study: Study, *, run: str | None = None) -> None:
+        """Refuse a study, or this run of it, that the policy or a person here is against.
 
         Asked before anything is built, read or paid, and again with every request: what the
-        policy says today counts, for a study that has begun too.
+        policy says today counts, for a study that has begun too. What is cheap comes first:
+        no accounting is done for a study that nobody here has agreed to.
 
         Raises:
             SiteRefusal: with the code POLICY, HOURS or APPROVAL.
             PrivacyConfigError: the study's own budget cannot be met by any noise.
         """
-        self.policy.require_allowed(study, now=self.clock())
+        self.policy.require_terms(study, now=self.clock())
+        consent = self._consent()
+        if consent is not None:
+            consent.require_approved(study, run=run)
+        self.policy.require_cost(study)
+
+    def _consent(self) -> Approvals | None:
+        """What a person here agreed to; None where the policy asks nobody.
+
+        Raises:
+            SiteRefusal: the policy asks for consent, and none can be kept.
+        """
         if self.policy.consent.approval == "none":
-            return
+            return None
         if self.approvals is None:
             raise SiteRefusal(
                 RefusalCode.APPROVAL,
                 why="the policy asks for a person's consent, and this site keeps none",
                 fix="give the site its approvals, or set consent.approval in its policy",
             )
-        self.approvals.require_approved(study)
+        return self.approvals
 
     def _once(
         self,
@@ -230,7 +243,14 @@ class Site:
         if self.ledger.is_reserved(key):
             self._require_paid_for(key)
             return
-        self.ledger.reserve(self._charge(plan, key, resident.schedule), self.policy.check)
+        self.ledger.reserve(self._charge(plan, key, resident.schedule), self._admit)
+
+    def _admit(self, spend: Spend, charge: Charge) -> None:
+        """Whether policy and person let a charge be added; asked while nobody else can append."""
+        self.policy.check(spend, charge)
+        consent = self._consent()
+        if consent is not None:
+            consent.admit(spend, charge)
 
     def _require_paid_for(self, key: str) -> None:
         """Refuse to take up a request whose reserve is not for the data that is here now.
@@ -316,14 +336,27 @@ class Site:
         )
 
     def _account(self, request: AccountRequest) -> SiteAccountReply:
-        """What the ledger says of a run that is over. No record is read, and nothing is paid."""
+        """What the ledger says of a run that is over. No record is read, and nothing is paid.
+
+        Given for a run of this very study that was charged here and agreed to, at any hour.
+        """
         self.policy.require_release("account")
-        privacy = request.study.privacy
+        privacy, digest = request.study.privacy, request.study.digest()
         with self.ledger.exclusive():  # a late round may still be at work
             rows = self.ledger.entries()
+        ledger = verify_rows(rows)
+        if not any(charge.block == (request.run, digest) for charge in ledger.charges):
+            raise SiteRefusal(
+                RefusalCode.POLICY,
+                why="an account was asked of a run that this study has not had here",
+                fix="ask for that of a run in which the site has trained",
+            )
+        consent = self._consent()
+        if consent is not None:
+            consent.require_approved(request.study, run=request.run)
         try:
             account = site_account(
-                verify_rows(rows),
+                ledger,
                 run=request.run,
                 rounds_done=request.study.federation.rounds,
                 delta=privacy.delta if isinstance(privacy, LocalPrivacyPlan) else None,

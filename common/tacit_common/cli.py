@@ -49,6 +49,11 @@ def run_command(command: Callable[[], object]) -> int:
     return code if isinstance(code, int) else 0  # typer returns the code of an early exit
 
 
+def printable(text: str) -> str:
+    """One line of text from outside, without anything that a terminal takes for a command."""
+    return "".join(character if character.isprintable() else "·" for character in text)
+
+
 def ask_for_tracebacks() -> None:
     """Make later errors print their traceback."""
     os.environ[DEBUG_VARIABLE] = "1"

@@ -155,7 +155,7 @@ class SignedHead(_Row):
 
     site: str
     public_key: Hex64
-    seq: int = Field(ge=0)
+    seq: int = Field(ge=0, lt=2**63)
     hash: Hex64
     signature: Signature
 

@@ -19,7 +19,7 @@ envelope with the sender's signature over all of it (see `envelope`).
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -41,6 +41,11 @@ ACCOUNT = "query.account"
 _CONFIG, _ARRAYS, _LEDGER, _ENVELOPE = "tacit", "arrays", "ledger", "envelope"
 
 
+RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+"""A run as requests name it. Ledgers and logs keep it, so it holds nothing that a terminal or a
+table could take for more than a name."""
+
+
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -54,7 +59,7 @@ class RoundPlan(_Body):
     if its own policy and ledger allow. It is None under mode `none`.
     """
 
-    run: str = Field(max_length=64)
+    run: RunId
     round: int = Field(ge=1)
     study: Study
     noise_multiplier: float | None = Field(gt=0)
@@ -72,7 +77,7 @@ class RoundPlan(_Body):
 class ProbePlan(_Body):
     """One probe release: the statistics of probe number `probe` of the study."""
 
-    run: str = Field(max_length=64)
+    run: RunId
     when: Literal["before", "after"]
     probe: int = Field(ge=0)
     study: Study
@@ -120,7 +125,7 @@ class ProbeRequest:
 class AccountRequest(_Body):
     """What did `run` of `study` cost your data, by your ledger? Asked after its last round."""
 
-    run: str = Field(max_length=64)
+    run: RunId
     study: Study
 
 
@@ -128,7 +133,7 @@ class SiteDescription(_Body):
     """What a site says of itself: constants that its operator declared."""
 
     site: str = Field(max_length=64)
-    declared_units: int = Field(ge=1)
+    declared_units: int = Field(ge=1, le=2**53)  # a weight: a float holds it exactly
     tacit_version: str = Field(max_length=32)
 
 

@@ -17,6 +17,7 @@ class HeadBook:
 
     def __init__(self) -> None:
         self._heads: dict[str, SignedHead] = {}
+        self._contradicted: set[str] = set()
 
     @property
     def heads(self) -> dict[str, SignedHead]:
@@ -41,6 +42,18 @@ class HeadBook:
                 head = newer  # noqa: PLW2901
             self._heads[head.site] = head
 
+    def merge(self, heads: Mapping[str, SignedHead]) -> None:
+        """Add heads that were seen elsewhere; of two for one site the newer stays.
+
+        A site whose two heads contradict each other is not believed from here on: it cannot
+        keep the others from going on.
+        """
+        for head in heads.values():
+            try:
+                self.restore({head.site: head})
+            except LedgerError:
+                self._contradicted.add(head.site)
+
     def observe(self, head: SignedHead) -> None:
         """Take note of a head that a site sent.
 
@@ -50,6 +63,8 @@ class HeadBook:
         """
         if not head.is_genuine():
             raise _untrusted(head.site, "its head is not signed by the key that it names")
+        if head.site in self._contradicted:
+            raise _untrusted(head.site, "it was forked: two heads that were seen do not agree")
         known = self._heads.get(head.site)
         if known is not None:
             self._check(known, head)

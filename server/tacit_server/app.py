@@ -110,10 +110,9 @@ class GridExchange:
             if replies:
                 poll_s = _SHORTEST_POLL_S
                 continue
-            if time.monotonic() >= deadline:
-                arrived |= dict.fromkeys(node_of.values(), Failure.NO_ANSWER)
-                node_of.clear()
-            else:
+            given_up = self._given_up(node_of, overdue=time.monotonic() >= deadline)
+            arrived |= given_up
+            if not given_up:
                 time.sleep(poll_s)
                 poll_s = min(poll_s * _LONGER, _LONGEST_POLL_S)
 
@@ -146,6 +145,19 @@ class GridExchange:
             else:  # Flower names no message that it could not take for a node
                 arrived[node] = Failure.NODE_ERROR
         return node_of
+
+    def _given_up(self, node_of: dict[str, int], *, overdue: bool) -> dict[int, Failure]:
+        """Nodes of which nothing is expected any more: taken out of `node_of`, and why."""
+        given_up = {}
+        for message, node in list(node_of.items()):
+            if self._channel is not None and self._channel.site_of(node) is None:
+                given_up[node] = Failure.NOT_ENROLLED  # shut out while it was at work
+            elif overdue:
+                given_up[node] = Failure.NO_ANSWER
+            else:
+                continue
+            del node_of[message]
+        return given_up
 
     def _sealed(self, node: int, content: RecordDict) -> RecordDict:
         request = with_head(content, self._heads.newest(self.site_of(node) or ""))

@@ -19,6 +19,7 @@ class Failure(StrEnum):
     UNTRUSTED_SENDER = "untrusted_sender"  # the site's own key did not sign the answer
     UNTRUSTED_LEDGER = "untrusted_ledger"  # rolled back, forked, or no signed head at all
     NON_FINITE_UPDATE = "non_finite_update"  # NaN or infinity in the update
+    OUTSIZED_UPDATE = "outsized_update"  # so large that it can be no step of training
 
 
 @dataclass(frozen=True)

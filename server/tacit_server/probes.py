@@ -28,6 +28,7 @@ from tacit_server.rounds import Federation, Tally
 from tacit_server.run_log import ProbeFinished
 
 _PUBLIC_IMAGES = 1024  # enough for a stable basis, and quick to embed
+_LARGEST_STATISTIC = 1e30  # more than any number of records comes to; its square does not overflow
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,11 @@ def run_probe(
         basis.mean,
         basis.components,
     )
-    total, tally = _sum_statistics(federation, request, progress)
+    # As at the sites: no records give zeros of the right length.
+    nobody = probe.statistics(
+        np.zeros((0, len(basis.mean))), np.zeros(0, dtype=np.int64), basis
+    )  # [S]
+    total, tally = _sum_statistics(federation, request, progress, size=len(nobody))
     tally.require_quorum(federation.participants, study.federation, f"probe '{plan.kind}' {when}")
     classifier = probe.solve(total, basis)
     score = None
@@ -97,10 +102,14 @@ def run_probe(
 
 
 def _sum_statistics(
-    federation: Federation, request: ProbeRequest, progress: Callable[[int, int], None]
+    federation: Federation,
+    request: ProbeRequest,
+    progress: Callable[[int, int], None],
+    *,
+    size: int,
 ) -> tuple[NDArray[np.float64], Tally]:
     participants = federation.participants
-    total: NDArray[np.float64] | None = None
+    total = np.zeros(size)
     tally = Tally()
     answers = federation.exchange.ask(
         [participant.node_id for participant in participants],
@@ -114,15 +123,17 @@ def _sum_statistics(
                 tally.failed[participant.site] = code.value
             case Failure() as failure:
                 tally.failed[participant.site] = failure.value
-            case ProbeReply(statistics=part) if total is None or part.shape == total.shape:
-                if np.isfinite(part).all():
-                    total = part.copy() if total is None else total + part
-                    tally.answered.append(participant.site)
-                else:
+            case ProbeReply(statistics=part) if part.shape == total.shape:
+                if not np.isfinite(part).all():
                     tally.failed[participant.site] = Failure.NON_FINITE_UPDATE.value
+                elif np.abs(part).max(initial=0.0) > _LARGEST_STATISTIC:
+                    tally.failed[participant.site] = Failure.OUTSIZED_UPDATE.value
+                else:
+                    total += part
+                    tally.answered.append(participant.site)
             case _:
                 tally.failed[participant.site] = Failure.UNUSABLE_REPLY.value
-    return total if total is not None else np.zeros(0), tally
+    return total, tally
 
 
 def _features(encoder: nn.Module, records: Tensor) -> NDArray[np.float64]:

@@ -15,14 +15,19 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from tacit_common.errors import QuorumError, RefusalCode
+from tacit_common.errors import NonFiniteUpdateError, QuorumError, RefusalCode
 from tacit_common.privacy.plan import PrivacySchedule
 from tacit_common.strategy import ParameterVector, Strategy, StrategyState
-from tacit_common.study import FederationPlan, Study
+from tacit_common.study import FederationPlan, NoPrivacyPlan, Study
 from tacit_common.wire import Refusal, RoundPlan, TrainReply, TrainRequest, parameters_sha256
 from tacit_server.cohort import Participant, choose_cohort, weight_of
 from tacit_server.exchange import Answer, Exchange, Failure
 from tacit_server.run_log import RoundFinished
+
+_LARGEST_MEAN_SQUARE = 1e12
+"""Of the numbers of one update: no model is left of smaller ones, and much larger ones would
+overflow float32 in the parameters, and so end the run."""
+_LARGEST_LOSS = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ def run_round(
 
     Raises:
         QuorumError: too few sites gave a usable answer.
+        NonFiniteUpdateError: the round ends in a model that is no use to anybody.
     """
     started = time.monotonic()
     study, number = federation.study, state.round + 1
@@ -98,16 +104,20 @@ def run_round(
     )
     mean, tally, train_loss = _mean_update(federation, cohort, request, progress)
     tally.require_quorum(cohort, study.federation, f"round {number}")
-    after = federation.strategy.apply(state, mean)
+    with np.errstate(over="ignore", invalid="ignore"):  # looked for right below
+        after = federation.strategy.apply(state, mean)
+    _require_finite(number, after.parameters, *after.moments.values())
+    loss = public_loss(after.parameters)
+    _require_finite(number, np.array(loss))
     return after, RoundFinished(
         round=number,
         asked=[participant.site for participant in cohort],
         answered=tally.answered,
         failed=tally.failed,
         seconds=time.monotonic() - started,
-        update_norm=float(np.linalg.norm(mean)),
+        update_norm=float(np.linalg.norm(mean.astype(np.float64))),
         epsilon=federation.epsilon_after(number),
-        public_loss=public_loss(after.parameters),
+        public_loss=loss,
         train_loss=train_loss,
     )
 
@@ -129,7 +139,7 @@ def _mean_update(
     )
     for done, (participant, answer) in enumerate(zip(cohort, answers, strict=True), start=1):
         progress(done, len(cohort))
-        reply = _usable(answer, expected_size=len(total))
+        reply = _usable(answer, study, expected_size=len(total))
         if not isinstance(reply, TrainReply):
             tally.failed[participant.site] = reply
             continue
@@ -143,16 +153,38 @@ def _mean_update(
     return mean, tally, float(np.mean(losses)) if losses else None
 
 
-def _usable(answer: Answer, *, expected_size: int) -> TrainReply | str:
+def _usable(answer: Answer, study: Study, *, expected_size: int) -> TrainReply | str:
     """The update, or the code that says why there is none to add to the mean."""
     match answer.reply:
-        case TrainReply(update=update) as reply:
-            if len(update) != expected_size:
+        case TrainReply(update=update, train_loss=loss) as reply:
+            if len(update) != expected_size or not _may_tell(loss, study):
                 return Failure.UNUSABLE_REPLY
-            return reply if np.isfinite(update).all() else Failure.NON_FINITE_UPDATE
+            if not np.isfinite(update).all():
+                return Failure.NON_FINITE_UPDATE
+            mean_square = np.mean(np.square(update, dtype=np.float64))
+            return reply if mean_square <= _LARGEST_MEAN_SQUARE else Failure.OUTSIZED_UPDATE
         case Refusal(code=code):
             return code.value
         case Failure() as failure:
             return failure.value
         case _:
             return Failure.UNUSABLE_REPLY
+
+
+def _may_tell(train_loss: float | None, study: Study) -> bool:
+    """Whether a reply may hold this loss: it is not private, so a private study has none."""
+    if train_loss is None:
+        return True
+    return isinstance(study.privacy, NoPrivacyPlan) and abs(train_loss) <= _LARGEST_LOSS
+
+
+def _require_finite(number: int, *values: NDArray[np.floating]) -> None:
+    if all(np.isfinite(value).all() for value in values):
+        return
+    raise NonFiniteUpdateError(
+        f"round {number} ends in NaN or infinity",
+        why="the parameters have grown without bound, or their loss on public images has; the "
+        "round is not kept, and the checkpoint before it is as it was",
+        fix="look which site's updates are large, remove it and resume; or start a run with a "
+        "smaller learning rate",
+    )

@@ -108,7 +108,7 @@ class Coordinator:
         """
         state = self._folder.checkpoints.read_newest(study_digest=self._study.digest())
         if state is not None:
-            exchange.heads.restore(state.heads)  # before any site can speak
+            exchange.heads.merge(state.heads)  # before any site can speak
         meeting = meet_sites(exchange, self._study, patience=self._patience, heard=self._heard)
         if state is None:
             state = self._begin(exchange, meeting)
@@ -133,9 +133,11 @@ class Coordinator:
             )
             state = self._record(exchange, state, event, strategy)
         state = self._probe(federation, state, "after")
-        state = self._accounts(federation, state)
-        if not any(isinstance(event, RunFinished) for event in state.events):
+        is_finished = any(isinstance(event, RunFinished) for event in state.events)
+        if not is_finished:  # before the accounts: what sites say of themselves cannot cost it
             self._export(state)
+        state = self._accounts(federation, state)
+        if not is_finished:
             state = self._record(exchange, state, RunFinished(rounds=state.round))
         self._metrics.close()
         return state

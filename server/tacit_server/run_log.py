@@ -19,7 +19,8 @@ from tacit_common.report.account import SiteAccount
 
 
 class _Event(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # JSON has no infinity: it would be written as a null, which cannot be read again.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     at: datetime = Field(default_factory=lambda: datetime.now(UTC))
 

@@ -164,7 +164,10 @@ def breaks() -> Delivery | None:
     raise lost()
 
 
-STRICT = SitePolicy.to_begin_with(unit="record", epsilon_cap=1.0, delta=1e-5)
+def stricter(policy: SitePolicy) -> SitePolicy:
+    """One that refuses the tiny study for its clip norm alone."""
+    limits = policy.study.model_copy(update={"largest_l2_clip_norm": 0.1})
+    return policy.model_copy(update={"study": limits})
 
 
 def test_a_policy_that_is_changed_while_the_agent_works_counts_for_the_next_request(
@@ -174,7 +177,7 @@ def test_a_policy_that_is_changed_while_the_agent_works_counts_for_the_next_requ
     before, request = agent.folder.read_policy(), agent.asking(DescribeRequest(make_study()))
     agent.then(
         request,
-        doing(lambda: write_policy(path, STRICT)),
+        doing(lambda: write_policy(path, stricter(before))),
         request,
         doing(lambda: write_policy(path, before)),
         request,
@@ -216,7 +219,7 @@ def test_a_policy_that_changes_while_the_agent_starts_is_not_missed(
     def read_and_then_changed(folder: SiteFolder) -> SitePolicy:
         policy = read(folder)
         monkeypatch.setattr(SiteFolder, "read_policy", read)
-        write_policy(folder.policy_toml, STRICT)
+        write_policy(folder.policy_toml, stricter(policy))
         return policy
 
     monkeypatch.setattr(SiteFolder, "read_policy", read_and_then_changed)

@@ -37,7 +37,7 @@ def test_a_study_waits_until_it_is_approved_and_then_no_more(
     approvals: Approvals, make_study: MakeStudy
 ) -> None:
     study = make_study()
-    assert study.digest()[:12] in refused(approvals, study).fix
+    assert study.digest()[:32] in refused(approvals, study).fix
     assert approvals.pending() == (study,)
     agree(approvals, study)
     approvals.require_approved(study)

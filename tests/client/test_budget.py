@@ -272,6 +272,18 @@ def test_the_command_prints_sentences_tables_and_the_head(ledger: Ledger, folder
     assert run(folder / "ledger.db") == text
 
 
+@pytest.mark.parametrize("name", ["[/x]", "[bold red]ok", "\x1b[2J\x1b]0;owned\x07", "a\nrun b"])
+def test_a_run_whose_name_is_markup_or_a_terminals_command_is_shown_as_it_is(
+    ledger: Ledger, folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    reserve(ledger, "a", run=name)
+    text = run(folder)
+    shown = "".join(character if character.isprintable() else "·" for character in name)
+    assert shown in text
+    assert "\x1b]" not in text
+
+
 def test_the_command_gives_json_and_writes_an_export_that_verifies(
     ledger: Ledger, folder: Path, tmp_path: Path, study_file: Callable[..., StudyFile]
 ) -> None:

@@ -162,7 +162,7 @@ def test_pending_shows_the_study_and_how_to_agree(
 ) -> None:
     shown = tacit("pending")
     assert said(waiting) in shown
-    assert f"tacit site approve {folder.path} {waiting.digest()[:12]}" in shown
+    assert f"tacit site approve {folder.path} {waiting.digest()[:32]}\n" in shown
 
 
 def test_agreed_to_by_digest(tacit: Callable[..., str], waiting: Study, folder: SiteFolder) -> None:
@@ -200,7 +200,7 @@ def test_agreed_to_by_file_before_it_was_asked_for(
 def test_what_is_withdrawn_is_refused_again(
     tacit: Callable[..., str], waiting: Study, folder: SiteFolder
 ) -> None:
-    tacit("approve", waiting.digest()[:12], "--yes")
+    tacit("approve", waiting.digest()[:32], "--yes")
     tacit("withdraw", waiting.digest()[:12])
     with pytest.raises(SiteRefusal):
         folder.open_approvals().require_approved(waiting)
@@ -209,6 +209,43 @@ def test_what_is_withdrawn_is_refused_again(
 def test_a_study_that_is_approved_is_not_approved_by_its_digest_again(
     tacit: Callable[..., str], waiting: Study
 ) -> None:
-    tacit("approve", waiting.digest()[:12], "--yes")
+    tacit("approve", waiting.digest()[:32], "--yes")
     with pytest.raises(UsageError, match="approved already"):
-        tacit("approve", waiting.digest()[:12], "--yes")
+        tacit("approve", waiting.digest()[:32], "--yes")
+
+
+def test_a_digest_that_a_searched_one_could_share_is_not_agreed_to_unseen(
+    tacit: Callable[..., str], waiting: Study, folder: SiteFolder
+) -> None:
+    """12 digits in common are minutes of work for whoever proposes two studies."""
+    with pytest.raises(UsageError, match="fewer than 32"):
+        tacit("approve", waiting.digest()[:31], "--yes")
+    assert folder.open_approvals().all() == ()
+
+
+def test_what_is_agreed_to_is_one_run_and_people_are_told_so(
+    tacit: Callable[..., str], waiting: Study
+) -> None:
+    assert re.search("^work .*; one run of it$", said(waiting), re.MULTILINE)
+    assert "for one run of it" in tacit("approve", waiting.digest()[:32], "--yes")
+    assert "tiny, for its next run, ε = " in tacit("pending")
+
+
+def test_another_run_is_shown_as_what_it_would_be(
+    make_site: Callable[..., Site],
+    make_study: MakeStudy,
+    train_request: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    """A person who agrees to a second run is not shown the cost of going on with the first."""
+    policy = SitePolicy.rehearsal(
+        unit="record", epsilon_cap=100.0, delta=1e-6, allow_non_private=False
+    )
+    limits = policy.study.model_copy(update={"epsilon_cap": 10.0})
+    policy = policy.model_copy(update={"study": limits})
+    site, study = make_site(policy=policy), make_study()
+    site.answer(train_request(study))
+    ledger, _ = load(tmp_path / "sites" / "site-0")
+    assert "admits it" in outline(study, policy, ledger).text()
+    again = outline(study, policy, ledger, in_new_run=True).text()
+    assert "REFUSES it on a0: all runs of the study would come to" in again

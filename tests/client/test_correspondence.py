@@ -5,7 +5,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tacit_client.deployment.correspondence import Correspondence
@@ -71,6 +71,7 @@ def test_two_processes_do_not_both_take_one_request(opened: Open) -> None:
     assert is_refused(other, "a", 1)
 
 
+@settings(max_examples=30)
 @given(asked=st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 6)), max_size=25))
 def test_what_is_taken_of_each_session_only_grows(
     tmp_path_factory: pytest.TempPathFactory, asked: list[tuple[str, int]]

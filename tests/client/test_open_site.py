@@ -1,5 +1,6 @@
 """A site opened from its folder: every encoder gets its shape, and the ledger sees one data set."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -22,6 +23,7 @@ from tacit_client.deployment.site_data import (
 )
 from tacit_client.deployment.site_folder import SiteFolder
 from tacit_client.deployment.site_init import Prepared
+from tacit_client.ledger import Ledger
 from tacit_client.policy import SitePolicy
 from tacit_common.data import LabeledDataSource
 from tacit_common.errors import (
@@ -32,6 +34,7 @@ from tacit_common.errors import (
     SiteRefusal,
     UsageError,
 )
+from tacit_common.identity import Identity
 from tacit_common.study import Study
 from tacit_common.wire import (
     AccountRequest,
@@ -158,7 +161,7 @@ def test_nothing_is_opened_for_a_study_that_the_policy_refuses(
     reads: list[object] = []
     monkeypatch.setattr(module, "open_data", lambda *_, **__: reads.append(1))
     with pytest.raises(SiteRefusal) as refused:
-        site.site_for(make_study("encoder.image_size=1024"))
+        site.site_for(make_study("privacy.sampling_rate=0.9"))
     assert refused.value.code is RefusalCode.POLICY
     assert reads == []
 
@@ -204,9 +207,13 @@ def test_a_site_from_a_folder_trains_and_is_charged(
 
 
 def test_what_a_run_cost_is_told_without_opening_its_data(
-    opened: Callable[..., OpenSite], make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+    opened: Callable[..., OpenSite],
+    make_study: MakeStudy,
+    train_request: Callable[..., TrainRequest],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    site = opened()
+    site, study = opened(), make_study()
+    site.site_for(study).answer(train_request(study))
     monkeypatch.setattr(module, "open_data", None)
     reply = site.without_records.answer(AccountRequest(run="run", study=make_study()))
     assert isinstance(reply, SiteAccountReply)
@@ -301,3 +308,56 @@ def test_a_plugin_that_fails_shows_only_the_type_of_its_error(
     with pytest.raises(PluginError, match="raises ValueError") as failed:
         identity_source(config)
     assert "grey only" not in str(failed.value)
+
+
+# --- data that changes -------------------------------------------------------------------
+
+
+def test_records_that_are_added_under_a_site_at_work_are_charged(
+    opened: Callable[..., OpenSite],
+    make_study: MakeStudy,
+    train_request: Callable[..., TrainRequest],
+    data_file: Path,
+) -> None:
+    """Else a site that is never restarted trains on what its ledger does not know."""
+    site, study = opened(), make_study()
+    site.site_for(study).answer(train_request(study))
+    kept = site.site_for(study)
+    assert site.site_for(study) is kept
+    images = np.random.default_rng(1).integers(0, 256, (70, 8, 8), dtype=np.uint8)
+    with np.load(data_file) as before:
+        images[:60] = before["images"]
+    np.savez(data_file, images=images, labels=np.arange(70) % 10, patient=np.arange(70) // 3)
+    changed = site.site_for(study)
+    assert len(changed.source) == 70
+    assert changed.atoms != kept.atoms
+    changed.answer(train_request(study, round=2))
+    first, second = site.ledger.charges
+    touched = site.ledger.spend.touched
+    assert set(touched(first)) < set(touched(second))
+
+
+# --- the ledger --------------------------------------------------------------------------
+
+
+def test_a_ledger_that_was_deleted_or_emptied_is_not_begun_anew(new_site: NewSite) -> None:
+    """Else deleting one file gives the whole budget back."""
+    folder = new_site().folder
+    folder.ledger.write_bytes(b"")
+    with pytest.raises(LedgerError, match="is missing"):
+        open_site(folder, folder.read_policy())
+    folder.ledger.unlink()
+    with pytest.raises(LedgerError, match="is missing"):
+        open_site(folder, folder.read_policy())
+    assert not folder.ledger.exists()
+
+
+def test_a_ledger_is_its_owners_alone_under_any_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        ledger = Ledger(tmp_path / "ledger.db", site="site", identity=Identity.create())
+        modes = {path.stat().st_mode & 0o777 for path in tmp_path.glob("ledger.db*")}
+    finally:
+        os.umask(before)
+    ledger.close()
+    assert modes == {0o600}

@@ -154,6 +154,10 @@ def test_a_new_site_admits_nothing_without_privacy_and_nothing_unseen() -> None:
         {"allow": {"modes": ["local", "none"]}},  # allow_non_private is false
         {"allow": {"modes": ["distributed"]}},
         {"allow": {"objectives": ["plugin"]}},
+        {"allow": {"objectives": ["plugin:"]}},  # as those below, it would match nothing
+        {"allow": {"objectives": ["plugin:*"]}},
+        {"allow": {"objectives": ["plugin:any"]}},
+        {"allow": {"probes": ["plugin:Mine"]}},
         {"allow": {"encoders": ["A" * 64]}},
         {"allow": {"encoders": ["vit"]}},
         {"allow": {"probes": ["rigde"]}},

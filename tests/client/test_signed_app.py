@@ -11,7 +11,14 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from tacit_client.deployment.correspondence import Correspondence
-from tacit_client.deployment.journal import HandledLine, Journal, read_journal
+from tacit_client.deployment.journal import (
+    Handled,
+    HandledLine,
+    Journal,
+    JournalLine,
+    read_journal,
+)
+from tacit_client.deployment.journal_view import account, sentence
 from tacit_client.deployment.open_site import OpenSite, open_site
 from tacit_client.deployment.signed_app import LedgerWitness, SignedApp
 from tacit_client.deployment.site_folder import SiteFolder
@@ -110,7 +117,8 @@ class Site:
 
     def journal(self) -> list[HandledLine]:
         lines = read_journal(self.folder.journal, self.key)
-        return [line.entry for line in lines if isinstance(line.entry, HandledLine)]
+        handled = [line.entry for line in lines if isinstance(line.entry, HandledLine)]
+        return [line for line in handled if line.outcome != "received"]
 
     def spent(self) -> list[str]:
         return [entry.kind for entry in self.opened.ledger.entries()][2:]
@@ -123,6 +131,12 @@ def believed(
     envelope = decode_envelope(answer, AnswerEnvelope)
     request = decode_envelope(sent, RequestEnvelope)
     require_answer(envelope, content_sha256(answer), request=request)
+    return decode_reply(answer)
+
+
+def unsigned(answer: RecordDict) -> Reply:
+    """A code that nobody signed."""
+    assert set(answer) == {"tacit"}
     return decode_reply(answer)
 
 
@@ -278,7 +292,7 @@ def test_a_request_that_is_delivered_twice_is_answered_once(
     sent = site.sealed(train_request(make_study()))
     assert isinstance(believed(sent, site.hears, "train"), TrainReply)
     spent = site.spent()
-    assert believed(sent, site.hears, "train") == Refusal(code=RefusalCode.REPLAY)
+    assert unsigned(site.hears(sent, "train")) == Refusal(code=RefusalCode.REPLAY)
     assert site.spent() == spent
 
 
@@ -287,7 +301,7 @@ def test_requests_that_are_delivered_in_another_order_are_refused(
 ) -> None:
     first, second = (site.sealed(DescribeRequest(make_study())) for _ in range(2))
     assert isinstance(believed(second, site.hears), SiteDescription)
-    assert believed(first, site.hears) == Refusal(code=RefusalCode.REPLAY)
+    assert unsigned(site.hears(first)) == Refusal(code=RefusalCode.REPLAY)
 
 
 def test_a_request_that_is_delivered_again_after_a_restart_is_refused(
@@ -297,7 +311,7 @@ def test_a_request_that_is_delivered_again_after_a_restart_is_refused(
         sent = before.sealed(train_request(make_study()))
         assert isinstance(believed(sent, before.hears, "train"), TrainReply)
     with working(folder) as after:
-        assert believed(sent, after.hears, "train") == Refusal(code=RefusalCode.REPLAY)
+        assert unsigned(after.hears(sent, "train")) == Refusal(code=RefusalCode.REPLAY)
         assert after.spent() == ["RESERVE", "COMMIT"]
 
 
@@ -310,17 +324,14 @@ def test_a_forged_request_uses_up_no_number(site: Site, make_study: MakeStudy) -
     assert isinstance(believed(sent, site.hears), SiteDescription)
 
 
-def test_a_refused_signature_is_itself_signed_so_that_the_coordinator_learns_of_it(
+def test_a_stranger_who_asks_has_no_word_of_the_site_signed(
     site: Site, make_study: MakeStudy
 ) -> None:
+    """Else whoever sits between chose what the site's key signs, and over which request."""
     sent = site.sealed(DescribeRequest(make_study()))
-    answer = site.hears(one_record_more(sent))
-    require_answer(
-        decode_envelope(answer, AnswerEnvelope),
-        content_sha256(answer),
-        request=decode_envelope(sent, RequestEnvelope),
-    )
-    assert decode_reply(answer) == Refusal(code=RefusalCode.SIGNATURE)
+    theirs = site.sealed(DescribeRequest(make_study()), by=RequestSeal(STRANGER))
+    for forged in (one_record_more(sent), changed_envelope(sent), theirs):
+        assert unsigned(site.hears(forged)) == Refusal(code=RefusalCode.SIGNATURE)
 
 
 GARBAGE: dict[str, RecordDict] = {
@@ -389,17 +400,55 @@ def test_of_what_the_coordinator_did_not_sign_the_journal_says_only_its_size(
 
 
 class FullDisk(Journal):
-    """A journal on a disk that is full."""
+    """A journal on a disk that is full, or is so after `room` more lines."""
 
-    def append(self, handled: object) -> None:  # type: ignore[override]
-        raise LedgerError("the journal", why="No space left on device", fix="make space")
+    def __init__(self, folder: SiteFolder, *, room: int = 0) -> None:
+        super().__init__(folder.journal, folder.read_identity())
+        self._room = room
+
+    def append(self, handled: Handled) -> JournalLine:
+        self._room -= 1
+        if self._room < 0:
+            raise LedgerError("the journal", why="No space left on device", fix="make space")
+        return super().append(handled)
+
+
+def test_a_journal_that_cannot_be_written_does_not_drain_the_budget(
+    folder: SiteFolder, lives: Callable[..., Site], make_study: MakeStudy, train_request: Ask
+) -> None:
+    site = lives(journal=FullDisk(folder))
+    for number in (1, 2):
+        request = train_request(make_study(), round=number)
+        assert site.asked(request) == Refusal(code=RefusalCode.INTERNAL)
+    assert site.spent() == []
+
+
+def test_a_request_that_kills_the_site_is_in_its_journal(
+    folder: SiteFolder, make_study: MakeStudy, train_request: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with working(folder) as site:
+        monkeypatch.setattr(site.opened, "site_for", killed)
+        with pytest.raises(Killed):
+            site.asked(train_request(make_study()))
+    with working(folder) as site:
+        site.asked(train_request(make_study(), round=2))
+    shown = [sentence(line) for line in account(folder, last=None)]
+    assert len(shown) == 2  # that a request was received is left out where its answer follows
+    assert "round 1 of tiny" in shown[0]
+    assert shown[0].endswith("in run run: received")
+    assert "in run run: answered; " in shown[1]
 
 
 def test_a_site_whose_journal_cannot_be_written_sends_no_content(
     folder: SiteFolder, lives: Callable[..., Site], make_study: MakeStudy, train_request: Ask
 ) -> None:
-    full = FullDisk(folder.journal, folder.read_identity())
-    site = lives(journal=full)
+    site = lives(journal=FullDisk(folder, room=1))
     request = train_request(make_study())
     answer = site.hears(site.sealed(request), "train")
     assert decode_reply(answer) == Refusal(code=RefusalCode.INTERNAL)
@@ -411,7 +460,7 @@ def test_what_was_paid_for_and_could_not_be_noted_is_answered_later_at_no_cost(
     folder: SiteFolder, make_study: MakeStudy, train_request: Ask
 ) -> None:
     request = train_request(make_study())
-    with working(folder, journal=FullDisk(folder.journal, folder.read_identity())) as before:
+    with working(folder, journal=FullDisk(folder, room=1)) as before:
         before.asked(request)
     with working(folder) as after:
         assert isinstance(after.asked(request), TrainReply)
@@ -506,5 +555,6 @@ def test_a_list_of_sessions_that_cannot_be_written_lets_no_request_through(
 ) -> None:
     with working(folder) as site:
         site._app._correspondence.close()
-        assert site.asked(train_request(make_study())) == Refusal(code=RefusalCode.LEDGER)
+        answer = site.hears(site.sealed(train_request(make_study())), "train")
+        assert unsigned(answer) == Refusal(code=RefusalCode.LEDGER)
         assert site.spent() == []

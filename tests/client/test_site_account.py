@@ -1,16 +1,23 @@
 """A site's account of a run: what its ledger says, nothing of its records, and only if allowed."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tacit_client.policy import SitePolicy
+from tacit_client.policy.approvals import Approvals
+from tacit_client.policy.hours import Hours
+from tacit_client.policy.sections import Consent
 from tacit_client.site import Site
 from tacit_common.data import DataSource
 from tacit_common.errors import RefusalCode, SiteRefusal
 from tacit_common.ledger_chain import verify_rows
 from tacit_common.report.account import SiteAccount, site_account
+from tacit_common.report.recompute import Composition
 from tacit_common.study import Study
 from tacit_common.wire import (
     ACCOUNT,
@@ -115,12 +122,60 @@ def test_what_was_also_released_without_privacy_has_no_account_under_privacy(
     assert account_of(site, plain, run="another").epsilon_total is None
 
 
-def test_a_run_that_the_ledger_does_not_know_has_cost_nothing(
-    make_site: MakeSite, make_study: MakeStudy
+def test_no_account_is_given_of_a_run_that_the_study_never_had_here(
+    make_site: MakeSite, make_study: MakeStudy, train_request: Ask
+) -> None:
+    """Else any study, run or not, would open the ledger, and one of a million rounds for long."""
+    site, study = make_site(), make_study()
+    site.answer(train_request(study))
+    for asked, run in ((study, "never"), (make_study("federation.rounds=1000000"), "run")):
+        with pytest.raises(SiteRefusal, match="has not had here") as refused:
+            site.answer(AccountRequest(run=run, study=asked))
+        assert refused.value.code is RefusalCode.POLICY
+
+
+def test_an_account_is_given_at_any_hour_and_never_without_consent(
+    make_site: MakeSite, make_study: MakeStudy, train_request: Ask, tmp_path: Path
 ) -> None:
     site, study = make_site(), make_study()
-    account = account_of(site, study, run="never")
-    assert (account.atoms, account.epsilon_run, account.releases) == ((), 0.0, 0)
+    site.answer(train_request(study))
+    asking = site.policy.model_copy(
+        update={
+            "consent": Consent(approval="each study"),
+            "hours": Hours.model_validate({"opens": "08:00", "closes": "09:00", "timezone": "UTC"}),
+        }
+    )
+    approvals = Approvals(tmp_path, coordinator="c" * 64)
+    late = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    site = replace(site, policy=asking, approvals=approvals, clock=lambda: late)
+    with pytest.raises(SiteRefusal) as refused:
+        account_of(site, study)
+    assert refused.value.code is RefusalCode.APPROVAL
+    approvals.approve(study, epsilon=8.0, delta=1e-5, shown="")
+    assert account_of(site, study).releases == 1
+
+
+def test_rounds_that_were_not_charged_are_not_computed(
+    make_site: MakeSite,
+    make_study: MakeStudy,
+    train_request: Ask,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    site, study = make_site(), make_study("federation.rounds=400", "federation.local_steps=1")
+    site.answer(train_request(study))
+    computed: list[int] = []
+    real = Composition.epsilon
+
+    def counted(self: Composition, *arguments: Any, **options: Any) -> float:
+        computed.append(1)
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Composition, "epsilon", counted)
+    figures = account_of(site, study).epsilon_after_round
+    assert figures is not None
+    assert len(figures) == 400
+    assert len(set(figures)) == 1
+    assert len(computed) < 5
 
 
 def test_request_and_account_cross_the_wire_unchanged(

@@ -10,10 +10,12 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from pydantic import ValidationError
 
 from tacit_common.errors import RefusalCode, WireError
 from tacit_common.study import Study
 from tacit_common.wire import (
+    AccountRequest,
     DescribeRequest,
     ProbeReply,
     ProbeRequest,
@@ -103,6 +105,22 @@ def test_requests_arrive_with_their_plan_and_its_key(
     assert bits(also.basis_mean) == bits(probe.basis_mean)
     describe = DescribeRequest(study)
     assert decode_request(over_the_wire(encode(describe))) == describe
+
+
+@pytest.mark.parametrize("run", ["", "[/x]", "a b", "\x1b[2J", "run\n", ".hidden", "é", "r" * 65])
+def test_a_run_whose_name_could_harm_a_terminal_or_a_table_is_not_asked_for(
+    run: str, make_study: Callable[..., Study], train_request: Callable[..., TrainRequest]
+) -> None:
+    study = make_study()
+    with pytest.raises(ValidationError, match="run"):
+        train_request(study, run=run)
+    with pytest.raises(ValidationError, match="run"):
+        AccountRequest(run=run, study=study)
+
+
+def test_a_weight_that_no_float_holds_is_no_description() -> None:
+    with pytest.raises(ValidationError, match="declared_units"):
+        SiteDescription(site="a", declared_units=10**400, tacit_version="1")
 
 
 def test_a_train_key_is_never_a_probe_key(

@@ -8,7 +8,11 @@ import pytest
 from tacit_common.errors import RefusalCode
 from tacit_common.ledger_chain import SignedHead
 from tacit_common.plugins import PluginTable
-from tacit_common.privacy.events import GaussianRelease, NonPrivateRelease
+from tacit_common.privacy.events import (
+    GaussianRelease,
+    NonPrivateRelease,
+    PoissonGaussianSteps,
+)
 from tacit_common.privacy.plan import calibrate
 from tacit_common.report.account import SiteAccount
 from tacit_common.study import Study
@@ -21,6 +25,7 @@ from tacit_common.wire import (
     SiteDescription,
 )
 from tacit_common.witness import HeadBook
+from tacit_server import accounts as module
 from tacit_server.accounts import collect_accounts
 from tacit_server.cohort import Participant
 from tacit_server.exchange import Answer, Failure
@@ -134,6 +139,52 @@ def test_an_account_that_contradicts_itself_or_the_study_counts_as_none(
     lie: str, make_study: MakeStudy, heads: list[SignedHead]
 ) -> None:
     reply = SiteAccountReply.model_construct(account=account(heads[4], **LIES[lie]))
+    event = collected(make_study(), Site(reply, shown=heads[4]))
+    assert event.missing == {"site-0": "unusable_reply"}
+
+
+STEPS = PoissonGaussianSteps(sampling_rate=0.5, noise_multiplier=1.0, steps=5)
+HOSTILE: dict[str, dict[str, object]] = {
+    "next to no noise": {"spent": (STEPS.model_copy(update={"noise_multiplier": 1e-300}),)},
+    "next to no noise on a sum": {"spent": (GaussianRelease(noise_multiplier=1e-300),)},
+    "endless noise": {"spent": (STEPS.model_copy(update={"noise_multiplier": 1e300}),)},
+    "more steps than a float holds": {"spent": (STEPS.model_copy(update={"steps": 10**400}),)},
+    "next to no sampling": {"spent": (STEPS.model_copy(update={"sampling_rate": 1e-310}),)},
+    "a boundless order": {"spent": (STEPS,), "composition": "filter", "renyi_order": 1e308},
+    "an order next to one": {"spent": (STEPS,), "composition": "filter", "renyi_order": 1 + 1e-15},
+    "counts that no float holds": {"reserves": 10**400, "releases": 10**400},
+    "hours of accounting": {
+        "spent": tuple(
+            PoissonGaussianSteps(sampling_rate=0.1 + i * 1e-4, noise_multiplier=0.5, steps=1)
+            for i in range(300)
+        )
+    },
+    "a flood of releases": {"spent": (GaussianRelease(noise_multiplier=1e5),) * 20_000},
+}
+
+
+@pytest.mark.parametrize("attack", HOSTILE)
+def test_an_account_made_to_break_the_accountants_costs_nobody_the_run(
+    attack: str, make_study: MakeStudy, heads: list[SignedHead]
+) -> None:
+    given = account(heads[4], **HOSTILE[attack])
+    reply = SiteAccountReply.model_construct(account=given)
+    event = collected(make_study(), Site(reply, shown=heads[4]))
+    assert (event.accounts, event.missing) == ({}, {"site-0": "unusable_reply"})
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, OverflowError, TypeError, MemoryError])
+def test_whatever_an_accountant_raises_the_account_counts_as_none(
+    error: type[Exception],
+    make_study: MakeStudy,
+    heads: list[SignedHead],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(module, "figures_of_site", broken)
+    reply = SiteAccountReply(account=account(heads[4]))
     event = collected(make_study(), Site(reply, shown=heads[4]))
     assert event.missing == {"site-0": "unusable_reply"}
 

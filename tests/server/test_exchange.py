@@ -367,6 +367,24 @@ def test_a_site_that_is_shut_out_in_a_run_is_not_asked_and_the_others_are(
     assert set(grid.pushed) == {2, 4}
 
 
+def test_a_site_that_is_shut_out_while_it_works_is_not_waited_for(
+    saying: Callable[..., Answering], no_waiting: list[float]
+) -> None:
+    roster = Roster({2: "site-2", 3: "site-3"})
+
+    class Meanwhile(LateGrid):
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            if len(self.pulls) == 2:
+                del roster.names[2]
+            return super().pull_messages(message_ids)
+
+    grid = Meanwhile({node: saying(described(node)) for node in (2, 3)}, [[], [], [], [3]])
+    answers = GridExchange(grid, roster).ask([2, 3], DescribeRequest(STUDY), 3600.0)
+    assert list(answers) == [Answer(2, Failure.NOT_ENROLLED), Answer(3, described(3))]
+    assert set(grid.pushed) == {2, 3}
+    assert sum(no_waiting) < 5.0
+
+
 def test_nodes_that_flower_does_not_know_any_more_fail_at_once_each_by_itself(
     saying: Callable[..., Answering], no_waiting: list[float]
 ) -> None:

@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from tacit_common.errors import QuorumError, RefusalCode
+from tacit_common.errors import NonFiniteUpdateError, QuorumError, RefusalCode
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy.plan import PrivacySchedule, calibrate
 from tacit_common.strategy import ParameterVector, StrategyState
-from tacit_common.study import Study
+from tacit_common.study import FedAvgPlan, Study
 from tacit_common.wire import (
     ProbeReply,
     Refusal,
@@ -163,6 +163,9 @@ UNUSABLE: dict[str, tuple[Reply | Failure, str]] = {
     "malformed": (Failure.UNUSABLE_REPLY, "unusable_reply"),
     "NaN": (update(1.0, math.nan), "non_finite_update"),
     "infinite": (update(1.0, -math.inf), "non_finite_update"),
+    "outsized": (update(3e38), "outsized_update"),
+    "one outsized number": (update(0.0, 0.0, 0.0, 0.0, 0.0, -3e38), "outsized_update"),
+    "a loss that no float32 holds": (replace(update(1.0), train_loss=1e308), "unusable_reply"),
     "too short": (TrainReply(np.ones(SIZE - 1, dtype=np.float32)), "unusable_reply"),
     "too long": (TrainReply(np.ones(SIZE + 1, dtype=np.float32)), "unusable_reply"),
     "empty": (TrainReply(np.ones(0, dtype=np.float32)), "unusable_reply"),
@@ -183,6 +186,40 @@ def test_a_site_without_a_usable_update_is_left_out_and_named_with_its_code(
     assert np.array_equal(state.parameters, START.parameters + 2.0)
     assert event.answered == ["site-0", "site-2"]
     assert event.failed == {"site-1": code}
+
+
+def test_a_training_loss_told_to_a_private_study_costs_that_site_its_answer_and_not_the_report(
+    make_study: MakeStudy,
+) -> None:
+    telling = replace(update(1.0), train_loss=1.0)
+    _, event = one_round(make_study(), [telling, update(1.0), update(1.0)])
+    assert event.failed == {"site-0": "unusable_reply"}
+    assert event.train_loss is None
+
+
+def test_a_round_that_ends_in_infinity_is_an_error_and_no_checkpoint(plain: Study) -> None:
+    steep = plain.model_copy(
+        update={
+            "federation": plain.federation.model_copy(
+                update={"strategy": FedAvgPlan(kind="fedavg", server_lr=1e38)}
+            )
+        }
+    )
+    with pytest.raises(NonFiniteUpdateError, match="round 1 ends in NaN or infinity"):
+        one_round(steep, [update(1e6)] * 3)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_public_loss_that_is_not_finite_is_an_error_and_no_event(
+    plain: Study, loss: float
+) -> None:
+    with pytest.raises(NonFiniteUpdateError, match="round 1"):
+        run_round(
+            federation(plain, Sites([update(1.0)] * 3)),
+            START,
+            public_loss=lambda parameters: loss,
+            progress=lambda done, total: None,
+        )
 
 
 @pytest.mark.parametrize(
@@ -242,7 +279,7 @@ def test_a_failed_round_leaves_the_state_as_it_was(plain: Study) -> None:
 
 def test_the_sum_is_taken_in_the_order_of_the_cohort(plain: Study) -> None:
     """Floats do not add up the same in every order, and these show it."""
-    updates = [update(1e8), update(1.0), update(-1e8), update(3e-9)]
+    updates = [update(1e6), update(1.0), update(-1e6), update(3e-11)]
     sums = {
         float(np.sum([u.update[0].astype(np.float64) for u in order]))
         for order in itertools.permutations(updates)

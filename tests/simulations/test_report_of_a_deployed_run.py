@@ -98,6 +98,18 @@ def run_of(tmp_path: Path, study_file: MakeFile) -> Callable[..., Run]:
     return make
 
 
+def test_the_encoder_is_kept_before_any_site_is_asked_for_its_account(
+    run_of: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("tacit_server.run.collect_accounts", dies)
+    with pytest.raises(MemoryError):
+        run_of()
+    assert (tmp_path / "run" / "encoder" / "encoder.safetensors").is_file()
+
+
 def test_the_report_of_a_deployed_run_is_true_by_all_three_ledgers(
     run_of: Callable[..., Run], with_probe: str
 ) -> None:

@@ -1,5 +1,9 @@
 """The site's account of every request: who asked for what, what was answered, how much left.
 
+A request of the coordinator's is noted twice: when it is received, before any work, and
+when it has its answer. So a request that ends the process is seen too, and nothing is paid
+while the journal cannot be written.
+
 One JSON object a line, in a file that only grows. Each line names the hash of the one
 before and is signed by the site, so that a line that was changed, taken out of the middle
 or put in is noticed. Lines cut off at the end are not: a copy kept elsewhere shows those.
@@ -26,6 +30,8 @@ from tacit_common.ledger_chain import NO_PREDECESSOR, Hex64, Signature
 
 Action = Literal["describe", "train", "probe", "account", "unknown"]
 
+Outcome = Literal["received", "answered", "refused"]
+
 LONGEST_TEXT = 100
 """Characters that are kept of a name which somebody else chose."""
 
@@ -35,14 +41,14 @@ _MODE = 0o600
 
 @dataclass(frozen=True)
 class Handled:
-    """One request, and what became of it. `None` where the request could not be read."""
+    """One request, and what became of it so far. `None` where it could not be read."""
 
     action: Action
     run: str | None
     study: str | None
     study_digest: str | None
     label: str | None
-    outcome: Literal["answered", "refused"]
+    outcome: Outcome
     code: RefusalCode | None
     bytes_in: int
     bytes_out: int
@@ -58,7 +64,7 @@ class HandledLine(BaseModel):
     study: str | None = Field(max_length=LONGEST_TEXT)
     study_digest: str | None = Field(max_length=LONGEST_TEXT)
     label: str | None = Field(max_length=LONGEST_TEXT)
-    outcome: Literal["answered", "refused"]
+    outcome: Outcome
     code: RefusalCode | None
     bytes_in: int = Field(ge=0)
     bytes_out: int = Field(ge=0)

@@ -2,7 +2,8 @@
 
 What a site *is* (key, ledger, outbox, policy) is opened once. What it is *asked with* (its
 records, in an encoder's shape) is opened when a study brings that shape, and bound to the
-ledger's atoms again: data that changed meanwhile is charged as what it is now.
+ledger's atoms again: data that changed meanwhile is charged as what it is now. Files that
+changed between two requests are noticed; a plug-in's data that changed asks for a restart.
 """
 
 from collections import OrderedDict
@@ -14,7 +15,7 @@ import torch
 
 from tacit_client.atoms import bind
 from tacit_client.deployment.site_config import SiteConfig
-from tacit_client.deployment.site_data import identity_source, open_data
+from tacit_client.deployment.site_data import files_of, identity_source, open_data
 from tacit_client.deployment.site_folder import SiteFolder
 from tacit_client.ledger import Ledger
 from tacit_client.outbox import Outbox
@@ -22,7 +23,7 @@ from tacit_client.policy import SitePolicy
 from tacit_client.records import required_image_shape
 from tacit_client.site import Site
 from tacit_common.data import DataSource
-from tacit_common.errors import DataError, UsageError
+from tacit_common.errors import DataError, LedgerError, UsageError
 from tacit_common.identity import Identity
 from tacit_common.ledger_chain import SignedHead
 from tacit_common.plugins import PluginTable
@@ -53,6 +54,7 @@ class OpenSite:
         approvals = folder.open_approvals()
         self.ledger = open_ledger(folder, self.config, self.identity)
         try:
+            self._files = files_of(self.config)  # first: a change in between is seen
             source = identity_source(self.config)
             self._unshaped = Site(
                 name=self.config.site,
@@ -96,8 +98,13 @@ class OpenSite:
             LedgerError: the data cannot be bound to the ledger's atoms.
         """
         shape = required_image_shape(study.encoder)
-        if shape not in self._sites:
+        files = files_of(self.config)
+        if shape not in self._sites or files != self._files:
             self._unshaped.require_allowed(study)
+        if files != self._files:
+            self._bind_anew()
+            self._files = files
+        if shape not in self._sites:
             self._sites[shape] = self._in_shape(shape)
         self._sites.move_to_end(shape)
         if len(self._sites) > _SHAPES_KEPT:
@@ -138,6 +145,11 @@ class OpenSite:
             )
         return replace(self._unshaped, source=source, atoms=atoms, _units={})
 
+    def _bind_anew(self) -> None:
+        self._sites.clear()
+        source = identity_source(self.config)
+        self._unshaped = replace(self._unshaped, source=source, atoms=self._bind(source), _units={})
+
     def _bind(self, source: DataSource) -> tuple[str, ...]:
         return bind(self.ledger, self.identity, source, lineage=self.config.lineage)
 
@@ -147,12 +159,20 @@ def open_site(folder: SiteFolder, policy: SitePolicy) -> OpenSite:
     return OpenSite(folder, policy)
 
 
-def open_ledger(folder: SiteFolder, config: SiteConfig, identity: Identity) -> Ledger:
-    """The ledger of a site; its first row is written if it is new.
+def open_ledger(
+    folder: SiteFolder, config: SiteConfig, identity: Identity, *, new: bool = False
+) -> Ledger:
+    """The ledger of a site. Only with `new`, while a site is made, is it begun.
 
     Raises:
-        LedgerError: it cannot be trusted.
+        LedgerError: it is missing, or cannot be trusted.
     """
+    if not new and not (folder.ledger.is_file() and folder.ledger.stat().st_size):
+        raise LedgerError(
+            f"the ledger '{folder.ledger.name}' is missing",
+            why="it says what was spent of this site's data, so none is made anew",
+            fix="restore the newest one from a backup; without one the data may be used no more",
+        )
     return Ledger(folder.ledger, site=config.site, identity=identity, survive_power_loss=True)
 
 

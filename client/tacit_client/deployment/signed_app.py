@@ -1,11 +1,12 @@
 """A site's answers between machines: the request verified, the answer witnessed and signed.
 
-    is it the coordinator's own request, to this site, and new?  → else a code
+    is it the coordinator's own request, to this site, and new?  → else a code, unsigned
+    the journal notes what was asked                             → it cannot: no work
     what does the witness of the ledger say?                     → behind it: no work
     the ClientApp answers                                        (see `app`, `site`)
     the witness countersigns where the ledger stands now
     the journal notes what was asked, answered, and how much leaves
-    the site signs, unless nothing says which request it would be an answer to
+    the site signs
 
 Nothing here raises: whatever fails becomes a code, and what happened stays in the site's
 own log.
@@ -13,13 +14,14 @@ own log.
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from flwr.app import Message, RecordDict
 
 from tacit_client.app import make_client_app
 from tacit_client.deployment.correspondence import Correspondence
-from tacit_client.deployment.journal import Action, Handled, Journal
+from tacit_client.deployment.journal import Action, Handled, Journal, Outcome
 from tacit_client.deployment.open_site import OpenSite
 from tacit_common.envelope import RequestEnvelope, require_request, seal_answer
 from tacit_common.errors import (
@@ -86,13 +88,13 @@ class SignedApp:
 
     def answer(self, delivery: Delivery) -> Message:
         """The answer to a message, ready to be sent and noted in the journal."""
-        request: RequestEnvelope | None = None
-        trusted: RecordDict | None = None
+        trusted: tuple[RequestEnvelope, RecordDict] | None = None
         try:
             message = _understood(delivery)
             request = decode_envelope(message.content, RequestEnvelope)
             self._require_trusted(request, message.content)
-            trusted = message.content
+            trusted = request, message.content
+            self._journal.append(_received(message.content, delivery.size))
             reply = self._witnessed(message)
         except TacitError as error:
             _log.warning("refused: %s", error)
@@ -101,13 +103,14 @@ class SignedApp:
             _log.exception("a request failed")
             reply = encode(Refusal(code=refusal_code(error)))
         try:
-            self._journal.append(_handled(trusted, reply, delivery.size))
+            asked = None if trusted is None else trusted[1]
+            self._journal.append(_handled(asked, reply, delivery.size))
         except Exception:
             # What cannot be noted does not leave; what was spent stays spent.
             _log.exception("the journal cannot be written")
             reply = encode(Refusal(code=RefusalCode.INTERNAL))
-        if request is not None:
-            seal = seal_answer(self._identity, content_sha256(reply), request)
+        if trusted is not None:  # a stranger has no word of this site's signed
+            seal = seal_answer(self._identity, content_sha256(reply), trusted[0])
             reply = with_envelope(reply, seal)
         return Message(reply, reply_to=delivery.envelope)
 
@@ -181,6 +184,13 @@ def _handled(content: RecordDict | None, reply: RecordDict, size: int) -> Handle
     """What the journal says: of a request that the coordinator did not sign, only its size."""
     answer = decode_reply(reply)
     code = answer.code if isinstance(answer, Refusal) else None
+    outcome: Outcome = "answered" if code is None else "refused"
+    return replace(
+        _received(content, size), outcome=outcome, code=code, bytes_out=content_size(reply)
+    )
+
+
+def _received(content: RecordDict | None, size: int) -> Handled:
     try:
         request = None if content is None else decode_request(content)
     except WireError:
@@ -193,10 +203,10 @@ def _handled(content: RecordDict | None, reply: RecordDict, size: int) -> Handle
         study=None if study is None else study.name,
         study_digest=None if study is None else study.digest(),
         label=label,
-        outcome="answered" if code is None else "refused",
-        code=code,
+        outcome="received",
+        code=None,
         bytes_in=size,
-        bytes_out=content_size(reply),
+        bytes_out=0,
     )
 
 

@@ -9,8 +9,10 @@ of channels that the configuration names once. Images that differ and are alike 
 form count as one unit, which can only charge more than was touched.
 """
 
+import os
 from collections.abc import Hashable
 from contextlib import suppress
+from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
@@ -89,9 +91,35 @@ def find_identity_channels(config: SiteConfig) -> int:
     raise refused
 
 
+def files_of(config: SiteConfig) -> frozenset[tuple[str, int, int]]:
+    """What differs after a file of the data set was written, added or taken away.
+
+    It is the name, the time and the size of each file, and nothing for a plug-in's data.
+    """
+    path = config.data_path
+    if path is None:
+        return frozenset()
+    names = (
+        [path]
+        if path.is_file()
+        else [Path(folder, name) for folder, _, found in os.walk(path) for name in found]
+    )
+    states = ((name, _stat(name)) for name in names)
+    return frozenset(
+        (str(name), stat.st_mtime_ns, stat.st_size) for name, stat in states if stat is not None
+    )
+
+
 def count_units(source: DataSource, unit: Literal["record", "subject"]) -> int:
     """How many units a data set has, as training counts them: private."""
     return len(Units.of(source, unit, None if unit == "record" else 1))
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:  # it was taken away meanwhile
+        return None
 
 
 def _create(plugins: PluginTable, plan: PluginPlan) -> DataSource:

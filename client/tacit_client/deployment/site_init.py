@@ -200,7 +200,7 @@ def _make(
     for inner in (folder.outbox, folder.pending, folder.witness, folder.service):
         inner.mkdir(exist_ok=True)
     identity = Identity.load_or_create(folder.identity_key)
-    open_ledger(folder, config, identity).close()
+    open_ledger(folder, config, identity, new=True).close()
     Journal(folder.journal, identity)
     card = _make_card(folder, config.site, identity)
     ca = partners.invitation.ca_certificate

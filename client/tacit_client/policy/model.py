@@ -7,7 +7,7 @@ on data, so a refusal tells nothing of it.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Literal, Self
 
@@ -37,7 +37,13 @@ from tacit_common.errors import RefusalCode, SiteRefusal
 from tacit_common.ledger_chain import Cap, Charge
 from tacit_common.model import memory_of
 from tacit_common.privacy.accounting import REPORT_INTERVAL, epsilon
-from tacit_common.privacy.events import GaussianRelease, NonPrivateRelease, PoissonGaussianSteps
+from tacit_common.privacy.events import (
+    GaussianRelease,
+    NonPrivateRelease,
+    PoissonGaussianSteps,
+    PrivacyEvent,
+)
+from tacit_common.privacy.filter import events_of, releases_of
 from tacit_common.privacy.plan import PrivacySchedule, calibrate
 from tacit_common.privacy.spend import Spend
 from tacit_common.study import LocalPrivacyPlan, Study
@@ -155,11 +161,18 @@ class SitePolicy(BaseModel):
     def require_allowed(self, study: Study, *, now: datetime) -> None:
         """Refuse a study that asks for more than the site allows, or at another hour.
 
-        What is cheap comes first: a study that is refused anyway costs no accounting.
-
         Raises:
             SiteRefusal: with the code POLICY or HOURS.
             PrivacyConfigError: the study's own budget cannot be met by any noise.
+        """
+        self.require_terms(study, now=now)
+        self.require_cost(study)
+
+    def require_terms(self, study: Study, *, now: datetime) -> None:
+        """The part of `require_allowed` that needs no accounting, so that it is cheap.
+
+        Raises:
+            SiteRefusal: with the code POLICY or HOURS.
         """
         for objection in self._to_its_terms(study):
             raise objection
@@ -169,6 +182,14 @@ class SitePolicy(BaseModel):
                 why=f"the site works from {self.hours}",
                 fix="ask again when it does, or change [hours] in the site's policy",
             )
+
+    def require_cost(self, study: Study) -> None:
+        """The rest of it: its noise and its ε, which may take a minute to compute.
+
+        Raises:
+            SiteRefusal: with the code POLICY.
+            PrivacyConfigError: the study's own budget cannot be met by any noise.
+        """
         for objection in self._to_its_cost(calibrate(study)):
             raise objection
 
@@ -193,7 +214,10 @@ class SitePolicy(BaseModel):
 
     def epsilon_of(self, schedule: PrivacySchedule) -> float:
         """ε of a whole study by PLD, at the site's δ and not at the study's."""
-        return epsilon(schedule.planned, self.delta, interval=REPORT_INTERVAL)
+        return self._epsilon(schedule.planned)
+
+    def _epsilon(self, events: Iterable[PrivacyEvent]) -> float:
+        return epsilon(events, self.delta, interval=REPORT_INTERVAL)
 
     def _to_its_terms(self, study: Study) -> Iterator[SiteRefusal]:
         privacy, limits, allow = study.privacy, self.study, self.allow
@@ -270,8 +294,8 @@ class SitePolicy(BaseModel):
         takes this method and asks it while nobody else can append.
 
         Raises:
-            SiteRefusal: it would pass the cap of an atom that it touches, names another
-                cap, or has no differential privacy at all.
+            SiteRefusal: it would pass the cap of an atom that it touches or the bound of its
+                study, names another cap, or has no differential privacy at all.
         """
         if isinstance(charge.event, NonPrivateRelease):
             if not self.allow_non_private:
@@ -292,4 +316,24 @@ class SitePolicy(BaseModel):
                     why=f"the request would pass the site's cap of ε = {self.epsilon_cap:g}: "
                     f"{verdict.why}",
                     fix="ask for fewer rounds, more noise or a smaller sampling rate",
+                )
+        self._require_within_study(spend, charge)
+
+    def _require_within_study(self, spend: Spend, charge: Charge) -> None:
+        """Hold all runs of one study, and what they were asked twice, to the study's bound."""
+        cap = self.study.epsilon_cap
+        if cap >= self.epsilon_cap:
+            return  # the data set's own cap is the smaller bound of all releases
+        plan = releases_of(charge.planned)
+        for held in spend.of_study(charge):
+            if held == plan:
+                continue  # one run as planned, whose cost is asked with the study itself
+            cost = self._epsilon(events_of(held))
+            if cost > cap:
+                raise SiteRefusal(
+                    RefusalCode.BUDGET,
+                    why=f"all that runs of study '{charge.study}' hold would come to ε = "
+                    f"{cost:.4g}, and the site allows {cap:g} for one study",
+                    fix="finish a run as it was planned, give up another with "
+                    "`tacit site close`, or raise study.epsilon_cap in the site's policy",
                 )

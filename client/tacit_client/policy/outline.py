@@ -34,10 +34,17 @@ class Outline:
         return "\n".join(f"{name:<{_NAME_WIDTH}}{words}" for name, words in self.lines)
 
 
-def outline(study: Study, policy: SitePolicy, ledger: VerifiedLedger | None) -> Outline:
+def outline(
+    study: Study,
+    policy: SitePolicy,
+    ledger: VerifiedLedger | None,
+    *,
+    in_new_run: bool = False,
+) -> Outline:
     """What `study` would do under `policy`, after what `ledger` says was spent.
 
-    Nothing of the site's data is read.
+    With `in_new_run` it would not go on with a run that the ledger knows. Nothing of the
+    site's data is read.
 
     Raises:
         PrivacyConfigError: the study's own budget cannot be met by any noise.
@@ -52,7 +59,7 @@ def outline(study: Study, policy: SitePolicy, ledger: VerifiedLedger | None) -> 
         *(("noise", line) for line in _noise(schedule)),
         ("leaves", "; ".join(_leaves(study, policy))),
         *(("policy", line) for line in _policy(study, policy)),
-        *(("ledger", line) for line in _ledger(study, policy, ledger, cost)),
+        *(("ledger", line) for line in _ledger(study, policy, ledger, cost, in_new_run)),
     ]
     return Outline(study, None if math.isinf(cost) else cost, tuple(_without_repetition(lines)))
 
@@ -80,7 +87,7 @@ def _work(study: Study) -> str:
     federation = study.federation
     return (
         f"{federation.rounds} rounds of {federation.local_steps} steps, each on about "
-        f"{study.privacy.sampling_rate:.3g} of the {_units(study)}"
+        f"{study.privacy.sampling_rate:.3g} of the {_units(study)}; one run of it"
     )
 
 
@@ -90,7 +97,8 @@ def _privacy(study: Study, policy: SitePolicy, cost: float) -> str:
         return "NONE: no differential privacy; what leaves may reveal records"
     return (
         f"ε = {cost:.4g} at this site's δ = {policy.delta:g} for one {privacy.unit}, all rounds "
-        f"and probes together (the study says {privacy.epsilon:g} at δ = {privacy.delta:g})"
+        "and probes of one run together (the study says "
+        f"{privacy.epsilon:g} at δ = {privacy.delta:g})"
     )
 
 
@@ -123,7 +131,11 @@ def _policy(study: Study, policy: SitePolicy) -> Iterator[str]:
 
 
 def _ledger(
-    study: Study, policy: SitePolicy, ledger: VerifiedLedger | None, cost: float
+    study: Study,
+    policy: SitePolicy,
+    ledger: VerifiedLedger | None,
+    cost: float,
+    in_new_run: bool,
 ) -> Iterator[str]:
     if not isinstance(study.privacy, LocalPrivacyPlan):
         yield "no cap bounds it, and afterwards none of the touched data admits a private study"
@@ -135,7 +147,13 @@ def _ledger(
             f"is ε = {policy.epsilon_cap:g}"
         )
         return
-    for found in budget_of(ledger, policy.cap, study).proposals:
+    for found in budget_of(ledger, policy.cap, study, in_new_run=in_new_run).proposals:
+        if found.admitted and found.of_study > max(cost, policy.study.epsilon_cap):
+            yield (
+                f"REFUSES it on {found.atom}: all runs of the study would come to ε = "
+                f"{found.of_study:.4g}, and the policy allows {policy.study.epsilon_cap:g}"
+            )
+            continue
         yield (
             f"admits it: with it ε = {found.held:.4g} of {policy.epsilon_cap:g} is held on "
             f"{found.atom}"

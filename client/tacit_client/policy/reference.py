@@ -26,9 +26,16 @@ it does not bound what other sites release of the same person. What the caps mea
 Under `consent.approval = "each study"` a study that nobody agreed to is refused and waits, as
 a file under `pending/`. `tacit site pending` says in plain words what each would do,
 what it would cost at this site's δ, what would leave, and whether policy and ledger would
-take it. `tacit site approve` agrees to one study of one coordinator, exactly as it
-is: the consent is bound to the digest of everything that travels, so any change asks for
-another. `tacit site withdraw` takes it back.
+take it. `tacit site approve` agrees to one run of one study of one coordinator, exactly as
+it is: the consent is bound to the digest of everything that travels, so any change asks for
+another, and to the first run that pays under it, so another run asks for another too. What that
+run has paid stays within the ε that was shown, at the δ that was shown: a round that is paid
+twice, because the coordinator lost a checkpoint and asks it with other parameters, is paid out
+of the rounds that were still to come. `tacit site withdraw` takes consent back.
+
+Under `consent.approval = "none"` nobody is asked, and `study.epsilon_cap` bounds all runs of
+one study together. A study that differs in any field is another study, with a bound of its own:
+then only `epsilon_cap`, the bound of everything, limits how many there are.
 
 ## Example
 

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from tacit_common.study import ObjectivePlan, PluginPlan, ProbePlan
+from tacit_common.study import ObjectivePlan, PluginName, PluginPlan, ProbePlan
 from tacit_common.toml_file import did_you_mean
 
 ANY = "any"
@@ -34,8 +34,21 @@ OBJECTIVES = _built_in(ObjectivePlan)
 PROBES = _built_in(ProbePlan)
 
 
+_PLUGIN_NAME: TypeAdapter[str] = TypeAdapter(PluginName)
+
+
+def _is_plugin_name(name: str) -> bool:
+    """Whether a study can name such a plug-in. `any` would read as all of them."""
+    try:
+        _PLUGIN_NAME.validate_python(name)
+    except ValidationError:
+        return False
+    return name != ANY
+
+
 def _listable(name: str, kinds: list[str]) -> str:
-    if name == ANY or name in kinds or name.removeprefix(_PLUGIN) != name:
+    plugin = name.removeprefix(_PLUGIN)
+    if name == ANY or name in kinds or (plugin != name and _is_plugin_name(plugin)):
         return name
     raise ValueError(
         f"'{name}' is none of {', '.join(kinds)}, {ANY} or {_PLUGIN}NAME{did_you_mean(name, kinds)}"
@@ -63,7 +76,10 @@ class StudyLimits(_Section):
     """Bounds on any one study, however much of the data set's own cap is left."""
 
     epsilon_cap: float = Field(
-        gt=0, description="Largest ε of one whole study, probes too, at the site's own δ."
+        gt=0,
+        description="Largest ε of one study, all its runs and probes together, at the site's own "
+        "δ. It counts what was paid and what open runs may still ask, and rounds that were paid "
+        "twice.",
     )
     smallest_noise_multiplier: float = Field(
         ge=0,
@@ -102,7 +118,9 @@ class Allowed(_Section):
     releases: tuple[Release, ...] = Field(
         description="What may leave: `update`, what training gives; `train_loss`, the mean loss "
         "of a round, which leaves in mode `none` alone; `probe`, a probe's statistics; "
-        "`account`, what was spent, for the coordinator's report."
+        "`account`, what was spent, for the coordinator's report: it tells the coordinator all "
+        "that was ever spent of the data that its run touched, of other coordinators' studies "
+        "too, by mechanism and without names."
     )
 
 
@@ -111,8 +129,8 @@ class Consent(_Section):
 
     approval: Literal["each study", "none"] = Field(
         default="each study",
-        description="`each study` asks for `tacit site approve`, once for every study and again "
-        "for every change to it; `none` takes part in whatever this policy allows.",
+        description="`each study` asks for `tacit site approve`, once for every run of a study "
+        "and again for every change to it; `none` takes part in whatever this policy allows.",
     )
 
 

@@ -141,11 +141,7 @@ class Pieces:
             WireError: it is not such a message.
         """
         try:
-            message = self._build(self._root, {"Message"}, {})
-            if not isinstance(message, Message):
-                raise _not_understood("it is no message")
-            if message.has_content():
-                message.content = unpack(message.content, largest=self._largest)
+            message = self._put_together()
         except WireError:
             raise
         except Exception:
@@ -154,6 +150,14 @@ class Pieces:
         finally:
             self._contents.clear()
         message.metadata.__dict__["_message_id"] = self._root
+        return message
+
+    def _put_together(self) -> Message:
+        message = self._build(self._root, {"Message"}, {})
+        if not isinstance(message, Message):
+            raise _not_understood("it is no message")
+        if message.has_content():
+            message.content = unpack(message.content, largest=self._largest)
         return message
 
     def _add(self, name: str, content: bytes) -> None:

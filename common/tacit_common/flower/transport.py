@@ -16,7 +16,7 @@ import httpx
 TOO_LONG = "the answer is longer than it may be"
 
 _PULL_OBJECT = "/pull-object"
-_HEAD = 256 * 1024  # of an answer, before and around its body
+_HEAD = 64 * 1024  # of an answer, before and around its body
 _PIECE = 256 * 1024
 _MOST_CONNECTIONS, _KEPT_CONNECTIONS, _KEPT_FOR_S = 32, 8, 5.0
 

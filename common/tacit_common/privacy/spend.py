@@ -221,6 +221,20 @@ class _History:
             return Verdict(atom, False, Rule.FILTER, by_filter)
         return Verdict(atom, False, Rule.SEALED, None)
 
+    def of_study(self, charge: Charge) -> Counted:
+        held = self._would_add(charge)
+        for (run, digest), block in self._blocks.items():
+            if digest == charge.study_digest:
+                closed = run in self._closed_runs
+                held += block.reserved if closed else block.plan + block.extras
+        return held
+
+    def beyond_plan(self, charge: Charge) -> Counted | None:
+        block = self._blocks.get(charge.block) or _Block(releases_of(charge.planned))
+        if block.covers(charge) and not block.extras:
+            return None
+        return block.reserved + releases_of([charge.event])
+
     def spend(self, atom: str, cap: Cap) -> AtomSpend:
         if self._non_private:
             return AtomSpend(atom, Rule.NON_PRIVATE, math.inf, math.inf, 0.0, None, self._releases)
@@ -361,6 +375,18 @@ class Spend:
             else self._history(atom).verdict(atom, charge, charge.cap)
             for atom in self.touched(charge)
         )
+
+    def of_study(self, charge: Charge) -> tuple[Releases, ...]:
+        """What each atom would hold of a private charge's study, in all its runs, with it."""
+        return tuple(self._history(atom).of_study(charge) for atom in self.touched(charge))
+
+    def beyond_plan(self, charge: Charge) -> tuple[Releases, ...]:
+        """What each atom would have paid to a private charge's run, where that has extras.
+
+        Nothing for an atom to which the run's plan covers all that the run is charged.
+        """
+        found = (self._history(atom).beyond_plan(charge) for atom in self.touched(charge))
+        return tuple(releases for releases in found if releases is not None)
 
     def of_atom(self, atom: str, cap: Cap) -> AtomSpend:
         """What one atom has spent and may still spend under `cap`."""

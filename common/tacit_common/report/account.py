@@ -128,9 +128,14 @@ def _after_rounds(
 ) -> tuple[float, ...] | None:
     if delta is None or total.composition is None or total.epsilon is None:
         return None
-    figures = []
+    figures: list[float] = []
+    charged = 0
     for number in range(1, rounds_done + 1):
         events = _until(total.charges, run, number)
+        if figures and len(events) == charged:  # a round that was not charged costs nothing
+            figures.append(figures[-1])
+            continue
+        charged = len(events)
         # The quick grid overstates a little, and a part cannot cost more than the whole.
         figure = total.composition.epsilon(events, delta, interval=PLANNING_INTERVAL)
         figures.append(min(figure, total.epsilon))

@@ -26,8 +26,8 @@ OUTPUTS = (
 )
 
 NOT_COVERED = (
-    "Sites that this report does not list. Whoever runs the server chooses whom it lists; a site "
-    "that was left out can show its own ledger and journal.",
+    "Sites that this report does not list: those that were away or did not join, and whomever "
+    "the server leaves out. Such a site can show its own ledger and journal.",
     "What the server makes of the answers. It may leave answers out or spoil the encoder; it "
     "cannot lower a site’s noise, nor get a second answer for one that was paid.",
     "How long a site computes. It depends a little on the secret samples, and TLS does not hide "
@@ -62,8 +62,9 @@ KEYS = Assumption(
 NO_ROLLBACK = Assumption(
     text="No site spent its budget twice from an older copy of its ledger.",
     held=None,
-    why="The coordinator kept the newest head of each ledger and counted no answer from one that "
-    "was behind it. What it never saw, it cannot tell: that takes an independent witness, "
+    why="The coordinator keeps the newest head of each ledger from run to run, and counted no "
+    "answer from one that was behind what it knew when the run began, or saw in it. What it never "
+    "saw, or saw in a run at the same time, it cannot tell: that takes an independent witness, "
     "which each site chooses for itself.",
 )
 JOURNAL = Assumption(

@@ -6,11 +6,24 @@ from flwr.app import RecordDict
 
 from tacit_common.enrolment import SiteCard
 from tacit_common.envelope import AnswerEnvelope, RequestEnvelope, RequestSeal, require_answer
-from tacit_common.errors import IdentityError
+from tacit_common.errors import IdentityError, RefusalCode
 from tacit_common.flower.control import NodeState
 from tacit_common.identity import Identity
-from tacit_common.wire import content_sha256, decode_envelope, decode_head, with_envelope
+from tacit_common.wire import (
+    Refusal,
+    content_sha256,
+    decode_envelope,
+    decode_head,
+    decode_reply,
+    encode,
+    with_envelope,
+)
 from tacit_server.deployment.roster import Roster
+
+_NOT_TRUSTED = [
+    Refusal(code=code) for code in (RefusalCode.SIGNATURE, RefusalCode.REPLAY, RefusalCode.MESSAGE)
+]
+_BARE = set(encode(_NOT_TRUSTED[0]))  # the records of a message that holds nothing else
 
 
 class SignedChannel:
@@ -50,6 +63,9 @@ class SignedChannel:
     def unseal(self, node: int, answer: RecordDict) -> RecordDict:
         """The answer, if the site that was asked signed it in answer to its last request.
 
+        A site that does not trust a request signs nothing in answer to it: that it says so is
+        believed unsigned. Whoever forges it could as well keep the site's answer back.
+
         Raises:
             IdentityError: it did not.
             WireError: it cannot be understood.
@@ -57,6 +73,8 @@ class SignedChannel:
         card = self._card(node)
         if node not in self._asked or card is None:
             raise _stranger()
+        if set(answer) == _BARE and decode_reply(answer) in _NOT_TRUSTED:
+            return answer
         envelope = decode_envelope(answer, AnswerEnvelope)
         require_answer(envelope, content_sha256(answer), request=self._asked[node])
         head = decode_head(answer)

@@ -5,6 +5,7 @@
       coordinator.key      Ed25519: signs every request to a site, and reports
       invitation.json      what sites are sent
       roster.json          the sites that may take part, and their keys
+      heads.json           where their ledgers stood when they last answered, in any run
       tls/                 ca.crt ca.key, and links to the present server.crt server.key
       superexec.secret     with which the executor shows the SuperLink that it is ours
       superlink.db         Flower's state; flower/ is its home
@@ -125,6 +126,7 @@ class ServerFolder:
         self.identity_key = self.path / "coordinator.key"
         self.invitation = self.path / "invitation.json"
         self.roster = self.path / "roster.json"
+        self.heads = self.path / "heads.json"
         self.tls = self.path / "tls"
         self.ca_certificate = self.tls / "ca.crt"
         self.ca_key = self.tls / "ca.key"

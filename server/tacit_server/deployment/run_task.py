@@ -27,6 +27,7 @@ from tacit_server.app import make_server_app
 from tacit_server.cohort import Patience
 from tacit_server.deployment.channel import SignedChannel
 from tacit_server.deployment.folder import ServerFolder
+from tacit_server.deployment.kept_heads import KeptHeads
 from tacit_server.deployment.roster import Roster
 from tacit_server.deployment.run_record import (
     STATUS,
@@ -146,21 +147,26 @@ def _lead(folder: ServerFolder, run: Path, task: RunTask, status: StatusWriter) 
     study = load_study(run / "study.toml")
     submission = Submission.read(run / SUBMISSION)
     schedule = calibrate(study.travelling())
-    identity, roster = folder.identity(), Roster(folder.roster)
-    coordinator = Coordinator(
-        study.travelling(),
-        schedule,
-        RunFolder(run),
-        PluginTable(study.plugins),
-        watchers=[status.watch],
-        patience=Patience(submission.sites, submission.patience_s),
-        asks_for_accounts=True,
-    )
+    identity, roster, kept = folder.identity(), Roster(folder.roster), KeptHeads(folder.heads)
     ca = folder.ca_certificate.read_bytes()
     with Control(folder.config().superlink_address, ca) as control:
         channel = SignedChannel(identity, roster, control.nodes)
 
         def coordinate(exchange: Exchange) -> None:
+            def keep_heads(event: LoggedEvent | Passing) -> None:
+                if not isinstance(event, Progress):  # it comes with every answer
+                    kept.keep(exchange.heads)
+
+            kept.restore(exchange.heads, [site.card for site in roster.sites.values()])
+            coordinator = Coordinator(
+                study.travelling(),
+                schedule,
+                RunFolder(run),
+                PluginTable(study.plugins),
+                watchers=[status.watch, keep_heads],
+                patience=Patience(submission.sites, submission.patience_s),
+                asks_for_accounts=True,
+            )
             state = coordinator.run(exchange)
             write_deployed_report(run, study, schedule, state, identity)
 

@@ -36,6 +36,7 @@ MEANING: dict[str, str] = {
     Failure.UNTRUSTED_SENDER: "its own key did not sign the answer",
     Failure.UNTRUSTED_LEDGER: "its ledger was rolled back or forked, or nothing signed shows it",
     Failure.NON_FINITE_UPDATE: "its update holds NaN or infinity",
+    Failure.OUTSIZED_UPDATE: "its update is too large to be a step of training",
 }
 """Every code of a site (it refused), and of the exchange with it (it gave nothing usable)."""
 

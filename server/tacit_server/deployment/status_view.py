@@ -61,7 +61,7 @@ def _run(run: RunStatus) -> RenderableType:
         lines.append(Text(f"  {len(run.joined)} of {run.sites_wanted} sites have joined"))
     if run.rounds is not None:
         cost = "" if run.epsilon is None else f", ε {numbers.epsilon(run.epsilon)} a site so far"
-        quorum = "" if run.quorum is None else f", quorum {run.quorum} of {len(run.joined)} sites"
+        quorum = f", quorum {run.quorum} of {len(run.joined)} sites" if run.joined else ""
         lines.append(Text(f"  {run.rounds_done} of {run.rounds} rounds{quorum}{cost}"))
     if run.stage == "running" and run.doing:
         lines.append(Text(f"  now: {run.doing} ({run.done} of {run.total})"))  # sites, or steps

@@ -20,6 +20,7 @@ from flwr.proto.fleet_pb2 import (
     ActivateNodeResponse,
     DeactivateNodeResponse,
     PullMessagesResponse,
+    PushMessagesRequest,
     PushMessagesResponse,
 )
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatResponse
@@ -29,9 +30,16 @@ from flwr.proto.message_pb2 import (
     PullObjectResponse,
     PushObjectResponse,
 )
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
-from flwr.supercore.task_identity import TaskIdentity
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
 from google.protobuf.message import Message as Proto
+
+from tacit_common.flower.apps import begin_task
+from tacit_common.flower.packing import pack
 
 Send = Callable[[bytes], None]
 Answer = Callable[[str, bytes, Send], None]
@@ -76,7 +84,12 @@ class Malicious:
             if path.endswith(ending):
                 answer(path, body, send)
                 return
-        send(proto(_HONEST[path.rpartition("/")[2]]))
+        if path.endswith("/push-messages"):  # all of it is wanted
+            (tree,) = PushMessagesRequest.FromString(body).message_object_trees
+            names = [part.object_id for part in iterate_object_tree(tree)]
+            send(proto(PushMessagesResponse(session_id="session", objects_to_push=names)))
+        else:
+            send(proto(_HONEST[path.rpartition("/")[2]]))
 
 
 _HONEST: dict[str, Proto] = {
@@ -85,7 +98,6 @@ _HONEST: dict[str, Proto] = {
     "send-node-heartbeat": SendNodeHeartbeatResponse(success=True),
     "pull-messages": PullMessagesResponse(),
     "confirm-message-received": ConfirmMessageReceivedResponse(),
-    "push-messages": PushMessagesResponse(session_id="session"),
     "push-object": PushObjectResponse(stored=True),
 }
 
@@ -119,19 +131,25 @@ def piece(kind: str, children: list[str], body: bytes = b"") -> bytes:
     return f"{kind} {','.join(children)} {len(body)}".encode() + b"\x00" + body
 
 
-def make_parcel(content: RecordDict | None = None) -> Parcel:
-    """A message that is in order: a text and an array of 4 KB."""
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 5, 1
-    if content is None:
-        array = Array(dtype="<f4", shape=(1024,), stype="tacit.raw", data=bytes(4096))
-        content = RecordDict(
-            {"tacit": ConfigRecord({"kind": "x"}), "arrays": ArrayRecord({"parameters": array})}
-        )
+def make_content() -> RecordDict:
+    """Content that is in order: a text and an array of 4 KB."""
+    array = Array(dtype="<f4", shape=(1024,), stype="tacit.raw", data=bytes(4096))
+    return RecordDict(
+        {"tacit": ConfigRecord({"kind": "x"}), "arrays": ArrayRecord({"parameters": array})}
+    )
+
+
+def make_parcel(packed: RecordDict | None = None) -> Parcel:
+    """A message in its pieces; one that is in order, unless it is given what it shall hold."""
+    begin_task(run_id=5, node_id=1)
+    content = pack(make_content()) if packed is None else packed
     message = Message(content, dst_node_id=NODE, message_type="train", ttl=60.0)
-    message.metadata.__dict__["_message_id"] = message.object_id
-    objects = get_all_nested_objects(message)
-    contents = {name: part.deflate() for name, part in objects.items()}
-    return Parcel(remove_content_from_message(message), get_object_tree(message), contents)
+    with no_object_id_recompute():
+        message.metadata.__dict__["_message_id"] = message.object_id
+        objects = get_all_nested_objects(message)
+        tree = get_object_tree(message)
+        contents = {name: part.deflate() for name, part in objects.items()}
+    return Parcel(remove_content_from_message(message), tree, contents)
 
 
 @contextmanager
@@ -151,7 +169,10 @@ def malicious(
             connection.settimeout(60)
             stream = context.wrap_socket(connection, server_side=True) if tls else connection
             with stream:
-                received = b""
+                received = _some(stream)
+                if received.startswith(b"\x16\x03"):  # TLS, with one that has none
+                    stream.sendall(http(b"", status=400))
+                    return
                 while b"\r\n\r\n" not in received:
                     received += _some(stream)
                 head, _, body = received.partition(b"\r\n\r\n")

@@ -74,7 +74,10 @@ def test_a_registered_node_is_listed_and_known_by_its_key(superlink: RealSuperLi
             assert link.node_id == node.node_id
             assert {known.node_id: known.online for known in control.nodes()}[node.node_id]
         control.unregister_node(node.node_id)
-        assert node.node_id not in {known.node_id for known in control.nodes() if known.online}
+        assert node.node_id not in {known.node_id for known in control.nodes()}
+        # A site that was removed may come back only because it is never shut out here.
+        with pytest.raises(IdentityError):
+            control.register_node(node.public_key, "again")
 
 
 def test_a_key_is_registered_once(superlink: RealSuperLink) -> None:

@@ -194,6 +194,21 @@ def test_an_answer_that_nobody_signed_is_not_understood(hub: Hub) -> None:
             hub.channel.unseal(1, encode(reply))
 
 
+@pytest.mark.parametrize("code", [RefusalCode.SIGNATURE, RefusalCode.REPLAY, RefusalCode.MESSAGE])
+def test_a_site_that_does_not_trust_a_request_may_say_so_unsigned(
+    hub: Hub, code: RefusalCode
+) -> None:
+    """It signs nothing for strangers; so the coordinator's operator learns why it is silent."""
+    hub.sent(1)
+    refusal = encode(Refusal(code=code))
+    assert hub.channel.unseal(1, refusal) is refusal
+    shown = with_head(refusal, head(hub.sites[1], "clinic-1"))
+    with pytest.raises(WireError, match="nobody signed it"):
+        hub.channel.unseal(1, shown)
+    with pytest.raises(IdentityError):
+        hub.channel.unseal(3, refusal)
+
+
 def test_an_answer_whose_content_was_exchanged_is_not_believed(hub: Hub) -> None:
     answer = answered(hub.sites[1], hub.sent(1))
     exchanged = RecordDict(

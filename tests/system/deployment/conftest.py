@@ -3,14 +3,22 @@
 from collections.abc import Iterator
 
 import pytest
-from tests.system.deployment.federation import Federation, make_federation, start_all
+from tests.system.deployment.federation import (
+    SITES,
+    Federation,
+    make_coordinator,
+    make_sites,
+    start_all,
+)
 from tests.system.deployment.processes import WORLDS, World
+
 
 @pytest.fixture(scope="session")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     """A coordinator and three sites at work. Whoever breaks something mends it again."""
     with World.open(tmp_path_factory.mktemp("federation")) as world:
-        made = make_federation(world)
+        made = make_coordinator(world)
+        make_sites(made, SITES)
         start_all(made)
         yield made
 
@@ -29,8 +37,3 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.failed and WORLDS:
         report.sections += [("logs", world.tails()) for world in WORLDS]
     return report
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Say what the marker means."""
-    config.addinivalue_line("markers", "long_system: runs in `make system` alone")

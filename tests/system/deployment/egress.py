@@ -7,7 +7,7 @@ those of Flower too.
 from dataclasses import dataclass
 from pathlib import Path
 
-_HOOK = '''
+_HOOK = """
 import os, sys
 
 _file = os.open(
@@ -39,7 +39,7 @@ def _note(event, arguments):
 
 sys.addaudithook(_note)
 os.write(_file, f"is {' '.join(sys.orig_argv)}\\n".replace("\\n", " ").encode() + b"\\n")
-'''
+"""
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,10 @@
 
 import json
 import os
-import shutil
 import signal
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -158,9 +157,7 @@ class Federation:
     coordinator: Machine
     sites: list[DataSite]
     address: str
-    superlink_port: int
     server: Running | None = None
-    runs: list[Run] = field(default_factory=list)
 
     @property
     def hub(self) -> Path:
@@ -181,9 +178,7 @@ class Federation:
         file = self.coordinator.folder / f"{study.name}.toml"
         file.write_text(study.to_toml())
         said = self.coordinator.run("server", "submit", self.hub, file, *options)
-        run = Run(self, said.splitlines()[-1])
-        self.runs.append(run)
-        return run
+        return Run(self, said.splitlines()[-1])
 
     def require_verified(self, run: Run) -> None:
         """Fail unless the run's report holds, with the ledgers of all sites."""
@@ -192,29 +187,38 @@ class Federation:
         assert "Everything that was checked holds." in said
 
 
-def make_federation(world: World, *, witness: Path | None = None) -> Federation:
-    """Make a coordinator and three sites, enrolled. Nothing runs yet.
-
-    The sites' policies take part in whatever they allow: most tests are not about consent.
-    """
+def make_coordinator(world: World) -> Federation:
+    """Make a coordinator. It has no sites, and nothing runs yet."""
     port, superlink_port = free_port(), free_port()
     address = f"127.0.0.1:{port}"
-    coordinator = world.machine("coordinator")
-    hub = coordinator.folder / "hub"
-    coordinator.run(
-        *("server", "init", hub, "--name", "hub", "--address", address, "--listen", address),
-        *("--superlink-port", superlink_port, "--health", f"127.0.0.1:{free_port()}"),
+    federation = Federation(world, world.machine("coordinator"), [], address)
+    federation.coordinator.run(
+        *("server", "init", federation.hub, "--name", "hub"),
+        *("--address", address, "--listen", address, "--superlink-port", superlink_port),
+        *("--health", f"127.0.0.1:{free_port()}"),
     )
-    sites = [DataSite(name, world.machine(name)) for name in SITES]
+    world.logs.append(federation.hub)
+    return federation
+
+
+def make_sites(
+    federation: Federation, names: tuple[str, ...], *, witness: Path | None = None
+) -> list[DataSite]:
+    """Make sites, and enrol them. None runs yet.
+
+    Their policies take part in whatever they allow: most tests are not about consent.
+    """
+    world, hub = federation.world, federation.hub
+    sites = [DataSite(name, world.machine(name)) for name in names]
     deal_digits([site.machine.folder / "records.npz" for site in sites])
     with ThreadPoolExecutor(len(sites)) as pool:
         list(pool.map(lambda site: make_site(site, hub / "invitation.json", witness), sites))
     for site in sites:
-        shutil.copy(site.card, coordinator.folder)
         read_out = read_site_card(site.card).fingerprint
-        coordinator.run("server", "enroll", hub, site.card.name, "--fingerprint", read_out)
-    world.logs += [hub, *(site.folder for site in sites)]
-    return Federation(world, coordinator, sites, address, superlink_port)
+        federation.coordinator.run("server", "enroll", hub, site.card, "--fingerprint", read_out)
+    world.logs += [site.folder for site in sites]
+    federation.sites += sites
+    return sites
 
 
 def make_site(site: DataSite, invitation: Path, witness: Path | None = None) -> None:

@@ -31,7 +31,7 @@ class Networks:
         if missing:
             return f"{', '.join(missing)} is not installed"
         trial = subprocess.run(
-            ["unshare", "-rn", "ip", "link", "add", "a", "type", "veth", "peer", "name", "b"],
+            ["unshare", "-rn", *"ip link add trial type veth peer name trial2".split()],
             capture_output=True,
             text=True,
             check=False,

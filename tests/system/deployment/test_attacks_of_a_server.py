@@ -273,7 +273,7 @@ def test_a_study_that_was_changed_after_a_person_had_approved_it(
         request = DescribeRequest(approved)
         reply = server.send(site, *coordinator.request(request, site))
         assert reply == refused(RefusalCode.APPROVAL)
-        digest = approved.digest()[:12]
+        digest = approved.digest()[:32]
         assert digest in site.machine.run("site", "pending", site.folder)
         site.machine.run("site", "approve", site.folder, digest, "--yes")
         reply = server.send(site, *coordinator.request(request, site))

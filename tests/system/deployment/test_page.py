@@ -95,14 +95,18 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     """Follow the whole page."""
     egress = Egress(tmp_path_factory.mktemp("egress"))
     with ExitStack() as stack:
-        world = stack.enter_context(
-            World.open(tmp_path_factory.mktemp("page"), egress.environment)
-        )
+        world = stack.enter_context(World.open(tmp_path_factory.mktemp("page"), egress.environment))
         networks = stack.enter_context(closing(Networks()))
         story = begin(world, egress, networks)
         follow_private_study(story)
-        follow_open_study(story)
         yield story
+
+
+@pytest.fixture(scope="module")
+def open_study(story: Story) -> Story:
+    """Go on with the study without differential privacy."""
+    follow_open_study(story)
+    return story
 
 
 def begin(world: World, egress: Egress, networks: Networks) -> Story:
@@ -115,10 +119,8 @@ def begin(world: World, egress: Egress, networks: Networks) -> Story:
     else:  # one machine for all: other ports than the page's, which may be taken
         address, superlink, health = f"127.0.0.1:{free_port()}", str(free_port()), str(free_port())
         at_coordinator = ()
-        options = (
-            f" --listen {address} --superlink-port {superlink} --health 127.0.0.1:{health}"
-        )
-    ports = {address.rpartition(":")[2], superlink, health}
+        options = f" --listen {address} --superlink-port {superlink} --health 127.0.0.1:{health}"
+    ports = {address.rpartition(":")[2], superlink}  # health is asked by nobody here
     coordinator = Reader(
         world.machine("coordinator", at_coordinator),
         {"hub.example.org:9443": f"{address}{options}"},
@@ -196,9 +198,7 @@ def section(title: str) -> list[str]:
     return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0].strip().splitlines()
 
 
-@pytest.mark.parametrize(
-    "title", ["A coordinator in five minutes", "A data site in ten minutes"]
-)
+@pytest.mark.parametrize("title", ["A coordinator in five minutes", "A data site in ten minutes"])
 def test_each_audience_s_page_fits_on_one_screen(title: str) -> None:
     assert 10 < len(section(title)) <= ONE_SCREEN
 
@@ -206,8 +206,6 @@ def test_each_audience_s_page_fits_on_one_screen(title: str) -> None:
 def test_the_page_ends_with_a_report_that_holds_with_all_three_ledgers(story: Story) -> None:
     (verify,) = (text for line, text in story.said.items() if line.startswith("tacit report v"))
     assert "Everything that was checked holds." in verify
-    for name in NAMES:
-        assert name in verify or (story.coordinator.machine.folder / f"{name}.ledger.json").exists()
     shown = story.said["tacit server status hub --watch"]
     assert "3 of 3 rounds" in shown
     assert "finished" in shown
@@ -218,17 +216,6 @@ def test_every_site_has_paid_once_for_what_the_page_s_study_asked(story: Story) 
     for site in story.sites:
         (paid,) = paid_in(site.machine.folder / "a/ledger.db").values()
         assert paid == Counter(asked)
-
-
-def test_the_page_s_study_without_privacy_runs_at_the_sites_that_allow_it(story: Story) -> None:
-    shown = " ".join(story.said["open status"].split())
-    assert "2 of 2 rounds" in shown
-    assert "no differential privacy" in story.said["open models"]
-    assert "Everything that was checked holds." in story.said["open verify"]
-    for site in story.sites:
-        assert len(paid_in(site.machine.folder / "a/ledger.db")) == 1  # the private run alone
-        log = site.machine.run("site", "log", "a")
-        assert re.search(r"describe of digits-none \(\w+\): refused: policy;", log)
 
 
 def test_nothing_is_contacted_that_the_configuration_does_not_name(story: Story) -> None:
@@ -242,10 +229,25 @@ def test_nothing_is_contacted_that_the_configuration_does_not_name(story: Story)
         if host not in hosts or port not in story.ports
     }
     assert not elsewhere
-    assert {port for _, port in story.egress.contacted()} >= story.ports - {"9444"}
+    assert {port for _, port in story.egress.contacted()} == story.ports
 
 
 def test_no_machine_looks_for_a_way_out_of_its_network(story: Story) -> None:
     if story.networks is None:
         pytest.skip(f"no networks of one's own: {story.why_no_networks}")
     assert story.networks.ways_out_looked_for() == [0, 0, 0, 0]
+
+
+@pytest.mark.long_system
+def test_the_page_s_study_without_privacy_runs_at_the_sites_that_allow_it(
+    open_study: Story,
+) -> None:
+    story = open_study
+    shown = " ".join(story.said["open status"].split())
+    assert "2 of 2 rounds" in shown
+    assert "no differential privacy" in story.said["open models"]
+    assert "Everything that was checked holds." in story.said["open verify"]
+    for site in story.sites:
+        assert len(paid_in(site.machine.folder / "a/ledger.db")) == 1  # the private run alone
+        log = site.machine.run("site", "log", "a")
+        assert re.search(r"describe of digits-none \(\w+\): refused: policy;", log)
