@@ -11,14 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message, Metadata, RecordDict
 from flwr.app.error import Error
 from flwr.app.message import make_message, remove_content_from_message
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import message_to_proto
-from flwr.common.serde_utils import metadata_from_proto
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
-from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.proto.node_pb2 import Node
 from flwr.proto.runtime_pb2 import (
     GetNodesRequest,
@@ -26,6 +24,7 @@ from flwr.proto.runtime_pb2 import (
     PushAppMessagesRequest,
 )
 from flwr.serverapp import Grid
+from flwr.supercore.constant import SYSTEM_MESSAGE_TYPE
 from flwr.supercore.inflatable.inflatable_object import (
     InflatableObject,
     get_all_nested_objects,
@@ -54,7 +53,7 @@ _BEYOND_REQUEST = 256 * 1024 * 1024  # by which a reply may be longer than what 
 class _Arrival:
     """A reply whose pieces are arriving."""
 
-    envelope: MessageProto
+    node: int
     pieces: Pieces | None  # None if it is not worth fetching
 
 
@@ -156,7 +155,7 @@ class SuperLinkGrid(Grid):
         while self._arriving and not ready and left:
             before = self._missing()
             for sent, arrival in list(self._arriving.items()):
-                message = self._completed(arrival)
+                message = self._completed(sent, arrival)
                 if message is not None:
                     ready.append(message)
                     del self._arriving[sent]
@@ -188,17 +187,32 @@ class SuperLinkGrid(Grid):
                 pieces = Pieces(tree, largest=self._largest)
             except WireError:
                 pieces = None
-            self._arriving[envelope.metadata.reply_to_message_id] = _Arrival(envelope, pieces)
+            self._arriving[envelope.metadata.reply_to_message_id] = _Arrival(
+                envelope.metadata.src_node_id, pieces
+            )
 
     def _missing(self) -> int:
         """Pieces that have still to come."""
         return sum(one.pieces.missing for one in self._arriving.values() if one.pieces is not None)
 
-    def _completed(self, arrival: _Arrival) -> Message | None:
-        """The reply, or an error in its place; None while pieces are missing."""
+    def _completed(self, sent: str, arrival: _Arrival) -> Message | None:
+        """The reply to `sent`, or an error in its place; None while pieces are missing."""
         pieces, run_id = arrival.pieces, self._run.run_id
+        # The SuperLink says what a reply replies to. In the reply itself its sender does.
+        metadata = Metadata(
+            run_id=run_id,
+            message_id="",
+            src_node_id=arrival.node,
+            dst_node_id=SUPERLINK_NODE_ID,
+            reply_to_message_id=sent,
+            group_id="",
+            created_at=time.time(),
+            ttl=0,
+            message_type=SYSTEM_MESSAGE_TYPE,
+        )
+        unusable = make_message(metadata, error=Error(code=ErrorCode.MESSAGE_UNAVAILABLE))
         if pieces is None:
-            return _unusable(arrival.envelope)
+            return unusable
         pull = make_pull_object_fn_protobuf(self._client.PullObject, self._node, run_id)
         try:
             with link_errors(self._address):
@@ -206,9 +220,12 @@ class SuperLinkGrid(Grid):
             if pieces.missing:
                 return None
             self._beside.submit(self._confirm, pieces.name)
-            return pieces.message()
+            message = pieces.message()
         except WireError:
-            return _unusable(arrival.envelope)
+            return unusable
+        return (
+            make_message(metadata, content=message.content) if message.has_content() else unusable
+        )
 
     def _confirm(self, name: str) -> None:
         """Let the SuperLink forget a reply that is here."""
@@ -217,14 +234,6 @@ class SuperLinkGrid(Grid):
         )
         with suppress(LinkError), link_errors(self._address):
             self._brisk.ConfirmMessageReceived(request)
-
-
-def _unusable(envelope: MessageProto) -> Message:
-    """An error in the place of a reply that cannot be had or understood."""
-    return make_message(
-        metadata=metadata_from_proto(envelope.metadata),
-        error=Error(code=ErrorCode.MESSAGE_UNAVAILABLE),
-    )
 
 
 def _packed(message: Message) -> Message:

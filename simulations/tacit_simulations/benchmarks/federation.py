@@ -91,13 +91,7 @@ class LoopbackFederation:
         for site in self._sites:
             rows = np.loadtxt(self._work_of(site), ndmin=2)
             spans += [(float(begin), float(end)) for begin, end in rows]
-        merged: list[tuple[float, float]] = []
-        for begin, end in sorted(spans):
-            if merged and begin <= merged[-1][1]:
-                merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-            else:
-                merged.append((begin, end))
-        return merged
+        return merged(spans)
 
     def _make_server(self) -> None:
         gateway, superlink = _free_ports(2)
@@ -148,6 +142,17 @@ class LoopbackFederation:
         logs = [*self._folder.glob("*.log"), *self._hub.glob("logs/*")]
         said = [f"{log.name}:\n{_end_of(log)}" for log in sorted(logs)]
         return TacitError(what, why="\n".join([why, *said]), fix="look at what the parts said")
+
+
+def merged(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The same time as these spans of begin and end, in spans that do not overlap."""
+    found: list[tuple[float, float]] = []
+    for begin, end in sorted(spans):
+        if found and begin <= found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((begin, end))
+    return found
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.system.deployment.processes import wait_for
 
@@ -31,7 +32,11 @@ class Networks:
         if missing:
             return f"{', '.join(missing)} is not installed"
         trial = subprocess.run(
-            ["unshare", "-rn", *"ip link add trial type veth peer name trial2".split()],
+            [
+                "unshare",
+                "-rn",
+                *["ip", "link", "add", "trial", "type", "veth", "peer", "name", "trial2"],
+            ],
             capture_output=True,
             text=True,
             check=False,
@@ -71,7 +76,7 @@ class Networks:
         """Of each machine: how often anything was to be sent where no way leads."""
         found = []
         for holder in self.holders:
-            with open(f"/proc/{holder.pid}/net/snmp", encoding="ascii") as file:  # noqa: PTH123
+            with Path(f"/proc/{holder.pid}/net/snmp").open(encoding="ascii") as file:
                 names, values = (line.split() for line in file if line.startswith("Ip:"))
             found.append(int(values[names.index("OutNoRoutes")]))
         return found
@@ -86,13 +91,8 @@ class Networks:
         """Start the process that keeps a network alive."""
         holder = subprocess.Popen(command, start_new_session=True)
         self.holders.append(holder)
-        sleeping = f"/proc/{holder.pid}/comm"
-
-        def is_there() -> bool:
-            with open(sleeping, encoding="ascii") as file:  # noqa: PTH123
-                return file.read().strip() == "sleep"
-
-        wait_for(is_there, "a network of its own")
+        comm = Path(f"/proc/{holder.pid}/comm")
+        wait_for(lambda: comm.read_text() == "sleep\n", "a network of its own")
         return holder
 
     def _enter(self, holder: subprocess.Popen[bytes]) -> tuple[str, ...]:
