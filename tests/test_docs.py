@@ -29,7 +29,9 @@ EXAMPLE_FILES = sorted(EXAMPLES.glob("my_*"))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r'\]\(([^)\s]+)\)|src="([^"]+)"')
-IN_THE_REPOSITORY = re.compile(r"(common|client|server|simulations|tests|docs|Makefile|\w+\.txt)\b")
+IN_THE_REPOSITORY = re.compile(
+    r"(common|client|server|simulations|tests|docs|deploy)(/|$)|Makefile$|\w+\.txt$"
+)
 
 
 def named(path: Path) -> str:

@@ -27,7 +27,7 @@ from tacit_server.exchange import Answer, Exchange, Failure
 
 # Between two looks for replies: often at first, and less so the longer a round takes.
 # Flower's own send_and_receive looks every 3 s.
-_SHORTEST_POLL_S, _LONGEST_POLL_S, _LONGER = 0.05, 0.5, 1.1
+_SHORTEST_POLL_S, _LONGEST_POLL_S, _LONGER = 0.1, 0.5, 1.15
 
 
 class Channel(Protocol):

@@ -360,7 +360,7 @@ def test_a_record_that_was_not_sampled_changes_no_byte_of_a_reply(
     equal, unequal = 0, 0
     for seed in range(8):
         joins = InsecureSeededRandom(seed, insecure_rng=True).bernoulli(len(other), 0.25)[-1]
-        request = asked(train_request(study, run=f"seed {seed}"))
+        request = asked(train_request(study, run=f"seed-{seed}"))
         replies: list[list[object]] = []
         for data in (images, other):
             site = site_with(make_site, f"{seed}-{len(replies)}", data, seed)

@@ -32,11 +32,7 @@ class Networks:
         if missing:
             return f"{', '.join(missing)} is not installed"
         trial = subprocess.run(
-            [
-                "unshare",
-                "-rn",
-                *["ip", "link", "add", "trial", "type", "veth", "peer", "name", "trial2"],
-            ],
+            ["unshare", "-rn", "ip", "link", "add", "here", "type", "veth", "peer", "there"],
             capture_output=True,
             text=True,
             check=False,
