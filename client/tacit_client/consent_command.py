@@ -22,6 +22,9 @@ def pending(folder: SiteArgument) -> None:
     waiting, approved = approvals.pending(), approvals.all()
     for study in waiting:
         typer.echo(_outline(site, approvals, study).text())
+        if site.read_policy().objections(study):
+            typer.echo("          it would be refused whatever is agreed to\n")
+            continue
         digest = study.digest()[:SHOWN_DIGITS]
         typer.echo(f"          to agree: tacit site approve {folder} {digest}\n")
     if not waiting:
@@ -49,14 +52,24 @@ def approve(
 
     A change to it, or another run of it, has to be agreed to anew.
     """
+    from tacit_common.errors import UsageError
+
     site, approvals = _open(folder)
     outline = _outline(site, approvals, _named(approvals, study, unseen=yes))
     text = outline.text()
     typer.echo(text)
+    policy = site.read_policy()
+    for objection in policy.objections(outline.study):
+        raise UsageError(
+            "nobody can agree to this study here",
+            why=f"the site's policy refuses it: {objection.why}",
+            fix="leave it, or change policy.toml first and look at the study again",
+        )
     if not yes:
         typer.confirm("\nShall this site take part?", abort=True)
-    delta = site.read_policy().delta
-    approval = approvals.approve(outline.study, epsilon=outline.epsilon, delta=delta, shown=text)
+    approval = approvals.approve(
+        outline.study, epsilon=outline.epsilon, delta=policy.delta, shown=text
+    )
     typer.echo(f"approved  {approval.digest[:12]}  {approval.study}, for one run of it")
 
 

@@ -18,7 +18,7 @@ from tacit_client.gate import require_separable
 from tacit_client.ledger import Ledger
 from tacit_client.outbox import Outbox
 from tacit_client.policy import SitePolicy
-from tacit_client.policy.approvals import Approvals
+from tacit_client.policy.approvals import NEW_RUN, Approvals
 from tacit_client.pretrain import (
     PlainStepGradient,
     PrivateStepGradient,
@@ -126,7 +126,7 @@ class Site:
             self.ledger.require_not_behind(witnessed)
         match request:
             case DescribeRequest():
-                self.require_allowed(request.study)
+                self.require_allowed(request.study, run=request.run or NEW_RUN)
                 return SiteDescription(
                     site=self.name,
                     declared_units=self.declared_units,

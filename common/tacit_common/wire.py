@@ -96,9 +96,13 @@ class ProbePlan(_Body):
 
 @dataclass(frozen=True)
 class DescribeRequest:
-    """Who are you, what do you declare, and would you take part in `study`?"""
+    """Who are you, what do you declare, and would you take part in a run of `study`?
+
+    `run` is the one that goes on; None if it is yet to begin.
+    """
 
     study: Study
+    run: str | None = None
 
 
 @dataclass(frozen=True)
@@ -182,6 +186,7 @@ class _TrainReplyBody(_Body):
 
 class _DescribeBody(_Body):
     study: Study
+    run: RunId | None
 
 
 class _EmptyBody(_Body):
@@ -222,8 +227,8 @@ def message_type(request: Request) -> str:
 def encode(message: Request | Reply) -> RecordDict:
     """A message as Flower records."""
     match message:
-        case DescribeRequest(study=study):
-            return _records("describe", _DescribeBody(study=study))
+        case DescribeRequest(study=study, run=run):
+            return _records("describe", _DescribeBody(study=study, run=run))
         case TrainRequest():
             return _records("train", message.plan, parameters=message.parameters)
         case ProbeRequest():
@@ -342,7 +347,8 @@ def decode_request(records: RecordDict) -> Request:
     kind, body, arrays = _open(records)
     match kind:
         case "describe":
-            return DescribeRequest(_parse(_DescribeBody, body).study)
+            described = _parse(_DescribeBody, body)
+            return DescribeRequest(described.study, described.run)
         case "train":
             return TrainRequest(
                 _parse(RoundPlan, body), _take(arrays, "parameters", np.float32, ndim=1)

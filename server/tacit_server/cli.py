@@ -31,8 +31,12 @@ def init(
     ],
     address: Annotated[str, typer.Option(help="host:port at which sites reach it from outside.")],
     listen: Annotated[
-        str, typer.Option(help="host:port at which it listens on this machine.")
-    ] = "0.0.0.0:9443",
+        str | None,
+        typer.Option(
+            help="host:port at which it listens on this machine; else the port of "
+            "--address, at every interface."
+        ),
+    ] = None,
     superlink_port: Annotated[
         int, typer.Option(help="Port of Flower's SuperLink, on 127.0.0.1 alone.")
     ] = 9092,
@@ -48,7 +52,7 @@ def init(
     settings = {
         "name": name,
         "address": address,
-        "listen": listen,
+        "listen": listen or f"0.0.0.0:{address.rpartition(':')[2]}",
         "superlink_port": superlink_port,
         "health_address": None if health == "none" else health,
     }
@@ -129,6 +133,7 @@ def submit(
     run = submit_study(
         ServerFolder.open(folder), load_study(study), sites=sites, patience_s=patience
     )
+    typer.echo("it begins when the sites have agreed: tacit site approve DIR STUDY.toml", err=True)
     typer.echo(run.name)
 
 

@@ -38,27 +38,38 @@ class Patience:
     seconds: float = 0.0
 
 
-_ASK_AGAIN_S = 2.0
+_ASK_AGAIN_S, _SOON_S = 2.0, 15.0
 
 
 def meet_sites(
-    exchange: Exchange, study: Study, *, patience: Patience, heard: Callable[[Meeting], None]
+    exchange: Exchange,
+    study: Study,
+    *,
+    run: str | None,
+    patience: Patience,
+    heard: Callable[[Meeting], None],
 ) -> Meeting:
     """Every connected site that describes itself and would take part.
 
-    `heard` is told whenever the picture has changed.
+    `run` is the one that goes on, None before it has begun. `heard` is told whenever the
+    picture has changed.
 
     Raises:
         QuorumError: nobody would take part, or two sites use one name.
     """
-    deadline = time.monotonic() + patience.seconds
+    deadline, pause_s = time.monotonic() + patience.seconds, _ASK_AGAIN_S
+    request = DescribeRequest(study, run)
+    # Whoever waits can ask again, so one site that is away holds nobody up for long.
+    timeout_s = study.federation.deadline_s
+    if patience.seconds:
+        timeout_s = min(timeout_s, _SOON_S)
     joined: dict[int, Participant] = {}
     last: Meeting | None = None
     while True:
         asked = [node for node in exchange.node_ids() if node not in joined]
         refused: dict[str, str] = {}
         reasons: set[str] = set()
-        for answer in _described(exchange, asked, study):
+        for answer in _described(exchange, asked, request, timeout_s):
             known_as = exchange.site_of(answer.node_id)
             reply = answer.reply
             if isinstance(reply, SiteDescription) and known_as in (None, reply.site):
@@ -75,7 +86,8 @@ def meet_sites(
             last = meeting
         if len(joined) >= patience.sites or time.monotonic() >= deadline:
             break
-        time.sleep(_ASK_AGAIN_S)
+        time.sleep(pause_s)
+        pause_s = min(1.3 * pause_s, _SOON_S)  # a person may take hours to agree
     names = [participant.site for participant in meeting.participants]
     if not names:
         said = f" ({', '.join(sorted(reasons))})" if reasons else ""
@@ -103,7 +115,9 @@ def _reason(answer: Answer) -> str:
             return Failure.UNUSABLE_REPLY.value
 
 
-def _described(exchange: Exchange, nodes: Sequence[int], study: Study) -> Iterator[Answer]:
+def _described(
+    exchange: Exchange, nodes: Sequence[int], request: DescribeRequest, timeout_s: float
+) -> Iterator[Answer]:
     """What each node says of itself.
 
     A node whose ledger cannot be trusted is asked again: by then it is known whose ledger it
@@ -111,7 +125,6 @@ def _described(exchange: Exchange, nodes: Sequence[int], study: Study) -> Iterat
     operator what has happened.
     """
     doubtful = []
-    request, timeout_s = DescribeRequest(study), study.federation.deadline_s
     for answer in exchange.ask(nodes, request, timeout_s):
         if answer.reply is Failure.UNTRUSTED_LEDGER:
             doubtful.append(answer.node_id)

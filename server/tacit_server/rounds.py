@@ -49,6 +49,20 @@ class Federation:
         return self.schedule.epsilon_after(round_number, before)
 
 
+def _what_helps(codes: set[str]) -> str:
+    if RefusalCode.BUDGET in codes:
+        return (
+            "ask for a study that costs less: `tacit site budget SITE --study STUDY.toml` says "
+            "what a site has left, and what a study would cost"
+        )
+    if RefusalCode.APPROVAL in codes:
+        return "ask each site to approve this run (`tacit site pending`), then resume"
+    return (
+        "look at the log of these sites (RUN/sites/log.txt in a simulation), then resume: nothing "
+        "is lost"
+    )
+
+
 @dataclass
 class Tally:
     """Who answered a request of the cohort, and why others did not."""
@@ -62,15 +76,11 @@ class Tally:
         if len(self.answered) >= needed:
             return
         reasons = ", ".join(f"{site}: {code}" for site, code in sorted(self.failed.items()))
-        spent = RefusalCode.BUDGET in self.failed.values()
+        codes = set(self.failed.values())
         raise QuorumError(
             f"{what} failed: {len(self.answered)} of {len(cohort)} sites answered",
             why=f"the quorum is {needed} ({reasons})",
-            fix="ask for a study that costs less: `tacit site budget SITE --study STUDY.toml` says "
-            "what a site has left, and what a study would cost"
-            if spent
-            else "look at the log of these sites (RUN/sites/log.txt in a simulation), then "
-            "resume: nothing is lost",
+            fix=_what_helps(codes),
         )
 
 

@@ -109,7 +109,13 @@ class Coordinator:
         state = self._folder.checkpoints.read_newest(study_digest=self._study.digest())
         if state is not None:
             exchange.heads.merge(state.heads)  # before any site can speak
-        meeting = meet_sites(exchange, self._study, patience=self._patience, heard=self._heard)
+        meeting = meet_sites(
+            exchange,
+            self._study,
+            run=None if state is None else state.run,
+            patience=self._patience,
+            heard=self._heard,
+        )
         if state is None:
             state = self._begin(exchange, meeting)
         else:

@@ -164,7 +164,8 @@ def test_a_run_is_not_taken_for_one_that_paid_nothing(
         RefusalCode.BUDGET
     )
     site.answer(train_request(study, run="one"))
-    site.answer(DescribeRequest(study))
+    site.answer(DescribeRequest(study, run="one"))  # it goes on
+    assert code_of(site, DescribeRequest(study)) is RefusalCode.APPROVAL  # another would not
 
 
 def replace_policy(site: Site, **asked: Any) -> Site:

@@ -361,3 +361,15 @@ def test_a_ledger_is_its_owners_alone_under_any_umask(tmp_path: Path) -> None:
         os.umask(before)
     ledger.close()
     assert modes == {0o600}
+
+
+def test_a_site_that_declares_more_than_it_has_does_not_open(
+    new_site: Callable[..., Prepared],
+) -> None:
+    folder = new_site("clinic").folder
+    declared = f"declared_units = {folder.config.declared_units}"
+    text = folder.site_toml.read_text()
+    assert declared in text
+    folder.site_toml.write_text(text.replace(declared, "declared_units = 5000"))
+    with pytest.raises(UsageError, match="5000 declared units are more than there are"):
+        open_site(folder, folder.read_policy())

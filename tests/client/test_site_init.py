@@ -175,9 +175,9 @@ def test_a_delta_that_protects_nobody_is_remarked(init: Init) -> None:
 
 @pytest.mark.parametrize(
     ("units", "suggestion"),
-    [(1, 1), (7, 7), (10, 10), (14, 10), (99, 95), (437, 400), (1999, 1500)],
+    [(1, 1), (7, 6), (10, 5), (14, 10), (99, 95), (437, 400), (1999, 1500), (600, 550)],
 )
-def test_a_suggested_figure_is_rounded_down(units: int, suggestion: int) -> None:
+def test_a_suggested_figure_is_below_the_true_one(units: int, suggestion: int) -> None:
     assert Holdings(3, units, units).suggestion == suggestion
 
 

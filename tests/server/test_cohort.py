@@ -75,7 +75,7 @@ def meeting(
     nodes: Nodes, *, sites: int = 1, seconds: float = 0.0, heard: list[Meeting] | None = None
 ) -> Meeting:
     told = heard if heard is not None else []
-    return meet_sites(nodes, STUDY, patience=Patience(sites, seconds), heard=told.append)
+    return meet_sites(nodes, STUDY, run=None, patience=Patience(sites, seconds), heard=told.append)
 
 
 def meet(replies: Replies) -> list[Participant]:

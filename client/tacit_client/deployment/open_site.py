@@ -15,7 +15,13 @@ import torch
 
 from tacit_client.atoms import bind
 from tacit_client.deployment.site_config import SiteConfig
-from tacit_client.deployment.site_data import files_of, identity_source, open_data
+from tacit_client.deployment.site_data import (
+    count_units,
+    files_of,
+    identity_source,
+    open_data,
+    require_declarable,
+)
 from tacit_client.deployment.site_folder import SiteFolder
 from tacit_client.ledger import Ledger
 from tacit_client.outbox import Outbox
@@ -56,6 +62,7 @@ class OpenSite:
         try:
             self._files = files_of(self.config)  # first: a change in between is seen
             source = identity_source(self.config)
+            require_declarable(self.config, count_units(source, policy.unit))
             self._unshaped = Site(
                 name=self.config.site,
                 source=source,

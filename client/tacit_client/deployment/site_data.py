@@ -22,7 +22,7 @@ from tacit_client.data.files import ARRAY_SUFFIXES
 from tacit_client.deployment.site_config import SiteConfig
 from tacit_client.units import Units
 from tacit_common.data import DataSource
-from tacit_common.errors import DataError, PluginError, TacitError
+from tacit_common.errors import DataError, PluginError, TacitError, UsageError
 from tacit_common.plugins import PluginTable, require
 from tacit_common.study import PluginPlan
 
@@ -108,6 +108,17 @@ def files_of(config: SiteConfig) -> frozenset[tuple[str, int, int]]:
     return frozenset(
         (str(name), stat.st_mtime_ns, stat.st_size) for name, stat in states if stat is not None
     )
+
+
+def require_declarable(config: SiteConfig, units: int) -> None:
+    """Raises UsageError if a site declares more units than the `units` that it has."""
+    if config.declared_units > units:
+        raise UsageError(
+            f"{config.declared_units} declared units are more than there are",
+            why="sampling rates and δ are judged by the declared number, so that a larger one "
+            "would promise more privacy than there is",
+            fix="declare a round number below what the site holds (declared_units in site.toml)",
+        )
 
 
 def count_units(source: DataSource, unit: Literal["record", "subject"]) -> int:

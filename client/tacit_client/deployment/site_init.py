@@ -17,7 +17,12 @@ from tacit_client.deployment.site_config import (
     SiteConfig,
     WitnessAccess,
 )
-from tacit_client.deployment.site_data import count_units, find_identity_channels, identity_source
+from tacit_client.deployment.site_data import (
+    count_units,
+    find_identity_channels,
+    identity_source,
+    require_declarable,
+)
 from tacit_client.deployment.site_folder import CONFIG_NAME, SiteFolder
 from tacit_client.policy import SitePolicy
 from tacit_client.policy.file import write_policy
@@ -66,10 +71,10 @@ class Holdings(NamedTuple):
 
     @property
     def suggestion(self) -> int:
-        """A figure to declare: the units, rounded down to half a leading digit."""
+        """A figure to declare: below the units, rounded down to half a leading digit."""
         leading: int = 10 ** (len(str(self.units)) - 1)
         step = max(1, leading // 2)
-        return self.units // step * step
+        return max(1, (self.units - 1) // step * step)
 
 
 class Prepared(NamedTuple):
@@ -145,13 +150,7 @@ def init_site(
         LedgerError: it left a ledger that is another site's.
     """
     require_free(folder)
-    if config.declared_units > units:
-        raise UsageError(
-            f"{config.declared_units} declared units are more than there are",
-            why="sampling rates and δ are judged by the declared number, so that a larger one "
-            "would promise more privacy than there is",
-            fix="declare a round number below what the site holds",
-        )
+    require_declarable(config, units)
     gpu = training_device(config).type == "cuda"
     try:
         with owner_only():

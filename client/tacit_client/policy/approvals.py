@@ -56,6 +56,10 @@ class Approval(BaseModel):
     )
 
 
+NEW_RUN = ""
+"""The name of a run that has not begun: no consent was taken by it."""
+
+
 class _Approvals(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -297,7 +301,7 @@ class Approvals:
 
 
 def _not_approved(study: str, digest: str, run: str | None) -> SiteRefusal:
-    which = "" if run is None else f" for run {run}"
+    which = "" if run is None else f" for run {run}" if run else " for another run"
     return SiteRefusal(
         RefusalCode.APPROVAL,
         why=f"nobody at the site has approved study '{study}', {digest[:SHOWN_DIGITS]}{which}",

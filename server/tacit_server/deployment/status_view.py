@@ -60,7 +60,11 @@ def _run(run: RunStatus) -> RenderableType:
     if run.stage == "gathering":
         lines.append(Text(f"  {len(run.joined)} of {run.sites_wanted} sites have joined"))
     if run.rounds is not None:
-        cost = "" if run.epsilon is None else f", ε {numbers.epsilon(run.epsilon)} a site so far"
+        cost = (
+            ""
+            if run.epsilon is None
+            else f", ε {numbers.epsilon(run.epsilon)} a site by the study's plan"
+        )
         quorum = f", quorum {run.quorum} of {len(run.joined)} sites" if run.joined else ""
         lines.append(Text(f"  {run.rounds_done} of {run.rounds} rounds{quorum}{cost}"))
     if run.stage == "running" and run.doing:
