@@ -9,7 +9,7 @@ LONGEST_SILENCE_S = 15.0
 def beat(file: Path) -> None:
     """Say in `file` that this process is at work now. Call it at least every five seconds."""
     draft = file.with_name(file.name + ".new")
-    draft.write_text(f"{time.monotonic():.3f}\n", encoding="ascii")
+    draft.write_text(f"{time.monotonic()}\n", encoding="ascii")  # rounded, it could lie ahead
     draft.replace(file)
 
 
