@@ -92,7 +92,7 @@ def test_a_record_that_is_not_finite_gives_the_update_without_it(
         seeded = InsecureSeededRandom(1, insecure_rng=True)
         # One name, so one stream of views; another run, so another answer.
         reply = make_site(source=source, random=seeded).answer(
-            train_request(study, run=f"last-is-{last}")
+            train_request(study, run=f"last-is-{last}".replace("+", ""))
         )
         assert isinstance(reply, TrainReply)
         return reply.update
