@@ -192,7 +192,7 @@ def test_code_in_the_bundle_of_a_run_is_not_run_at_the_server(
         RecordDict(),
         RecordDict({"tacit": ConfigRecord({"kind": "harvest", "body": "{}"})}),
         RecordDict({"tacit": ConfigRecord({"kind": "train", "body": "{"})}),
-        RecordDict({"fit": ConfigRecord({"config": b"\x80\x04."})}),
+        RecordDict({"fit": ConfigRecord({"config": "lr=0.1"})}),
     ],
     ids=["empty", "of an unknown kind", "not JSON", "of another program"],
 )
