@@ -24,10 +24,12 @@ from tacit_common.wire import (
 )
 from tacit_common.witness import HeadBook
 from tacit_server.exchange import Answer, Exchange, Failure
+from tacit_server.question import Connections, Question
 
 # Between two looks for replies: often at first, and less so the longer a round takes.
 # Flower's own send_and_receive looks every 3 s.
 _SHORTEST_POLL_S, _LONGEST_POLL_S, _LONGER = 0.1, 0.5, 1.15
+_TOO_LATE_S = 5.0  # before the deadline: a question that is put now is answered after it
 
 
 class Channel(Protocol):
@@ -37,15 +39,29 @@ class Channel(Protocol):
         """The site that a node was registered for; None for a stranger."""
         ...
 
-    def seal(self, node: int, request: RecordDict) -> RecordDict:
-        """The request as it is sent to a node."""
+    def connected(self) -> dict[int, str]:
+        """When each node last connected, to be compared with each other.
+
+        Raises:
+            LinkError: this cannot be known now.
+        """
+        ...
+
+    def seal(self, node: int, request: RecordDict, *, again: bool) -> RecordDict:
+        """The request as it is sent to a node.
+
+        `again`: it is the question that the node was last sent. It may answer either message.
+
+        Raises:
+            IdentityError: the node is no enrolled site's, perhaps no more.
+        """
         ...
 
     def unseal(self, node: int, answer: RecordDict) -> RecordDict:
         """The answer of a node.
 
         Raises:
-            IdentityError: it is not the answer of that node's site to what it was last sent.
+            IdentityError: it is not the answer of that node's site to the last question.
             WireError: it cannot be understood.
         """
         ...
@@ -74,6 +90,8 @@ class GridExchange:
         self._channel = channel
         self._site_of: dict[int, str] = {}  # node to site, as its heads say
         self._heads = HeadBook()
+        # In a simulation no connection can be lost.
+        self._connections = None if channel is None else Connections(channel.connected)
 
     @property
     def heads(self) -> HeadBook:
@@ -92,76 +110,114 @@ class GridExchange:
         return self._site_of.get(node) if self._channel is None else self._channel.site_of(node)
 
     def ask(self, nodes: Sequence[int], request: Request, timeout_s: float) -> Iterator[Answer]:
-        """One answer a node, in the order of `nodes`; early arrivals wait for their turn."""
-        deadline = time.monotonic() + timeout_s
-        arrived: dict[int, Reply | Failure] = {}
-        node_of = self._sent(nodes, request, timeout_s, arrived)
+        """One answer a node, in the order of `nodes`; early arrivals wait for their turn.
+
+        With a channel, a node that connects anew meanwhile is asked again; whichever message
+        it answers first counts.
+        """
+        if self._connections is not None:
+            self._connections.anew()  # before asking: so whoever connects from now on is seen
+        question = Question(request, timeout_s)
+        arrived: dict[int, Reply | Failure] = {**self._put(question, nodes)}
         turn, poll_s = 0, _SHORTEST_POLL_S
         while turn < len(nodes):
             if nodes[turn] in arrived:
                 yield Answer(nodes[turn], arrived.pop(nodes[turn]))
                 turn += 1
                 continue
-            replies = list(self._grid.pull_messages(list(node_of))) if node_of else []
+            messages = question.messages
+            replies = list(self._grid.pull_messages(messages)) if messages else []
             for reply in replies:
-                node = node_of.pop(reply.metadata.reply_to_message_id, None)
-                if node is not None:
-                    arrived[node] = self._decode(node, reply)
+                arrived |= self._heard(question, reply)
             if replies:
                 poll_s = _SHORTEST_POLL_S
                 continue
-            given_up = self._given_up(node_of, overdue=time.monotonic() >= deadline)
-            arrived |= given_up
-            if not given_up:
+            ended = self._given_up(question) or self._asked_again(question)
+            arrived |= ended
+            if not ended:
                 time.sleep(poll_s)
                 poll_s = min(poll_s * _LONGER, _LONGEST_POLL_S)
 
-    def _sent(
-        self,
-        nodes: Sequence[int],
-        request: Request,
-        timeout_s: float,
-        arrived: dict[int, Reply | Failure],
-    ) -> dict[str, int]:
-        """Send a request; message to node, of those that took it. The others fail at once.
+    def _put(
+        self, question: Question, nodes: Sequence[int], *, again: bool = False
+    ) -> dict[int, Failure]:
+        """Put a question to nodes; those that cannot be asked, and why.
 
         Replies are matched by message, since an error reply does not name its node.
         """
-        content = encode(request)  # once: every node is asked the same
-        kind = message_type(request)
+        content = encode(question.request)  # once: every node is asked the same
+        kind = message_type(question.request)
+        failed: dict[int, Failure] = {}
         messages = []
         for node in nodes:
             try:
-                sealed = self._sealed(node, content)
+                sealed = self._sealed(node, content, again=again)
             except IdentityError:  # its site was shut out after it had joined
-                arrived[node] = Failure.NOT_ENROLLED
+                failed[node] = Failure.NOT_ENROLLED
                 continue
-            messages.append(Message(sealed, dst_node_id=node, message_type=kind, ttl=timeout_s))
-        asked = [node for node in nodes if node not in arrived]
-        node_of = {}
+            ttl = question.left_s
+            messages.append(Message(sealed, dst_node_id=node, message_type=kind, ttl=ttl))
+        asked = [node for node in nodes if node not in failed]
         for node, sent in zip(asked, self._grid.push_messages(messages), strict=True):
             if sent:
-                node_of[sent] = node
+                question.put(node, sent)
             else:  # Flower names no message that it could not take for a node
-                arrived[node] = Failure.NODE_ERROR
-        return node_of
+                failed[node] = Failure.NODE_ERROR
+        return failed
 
-    def _given_up(self, node_of: dict[str, int], *, overdue: bool) -> dict[int, Failure]:
-        """Nodes of which nothing is expected any more: taken out of `node_of`, and why."""
+    def _asked_again(self, question: Question) -> dict[int, Failure]:
+        """Put a question once more to those that have connected since; who cannot be asked."""
+        if self._connections is None or not self._connections.is_due:
+            return {}
+        anew = self._connections.anew()
+        nodes = [node for node in question.waiting if node in anew]
+        if not nodes or question.left_s < _TOO_LATE_S:
+            return {}
+        failed = self._put(question, nodes, again=True)
+        for node in failed:
+            question.settle(node)
+        return failed
+
+    def _heard(self, question: Question, message: Message) -> dict[int, Reply | Failure]:
+        """What a node answers by this message, unless that is nothing, or something may follow."""
+        node = question.take(message.metadata.reply_to_message_id)
+        if node is None:
+            return {}
+        reply = self._decode(node, message)
+        if isinstance(reply, Failure) and question.may_arrive(node):
+            return {}
+        if self._connections is not None:
+            if reply is Failure.NODE_ERROR:  # it may connect anew, and be asked again
+                self._connections.away(node)
+                return {}
+            self._connections.back(node)
+        question.settle(node)
+        return {node: reply}
+
+    def _given_up(self, question: Question) -> dict[int, Failure]:
+        """Nodes of which nothing is expected any more, and why."""
         given_up = {}
-        for message, node in list(node_of.items()):
+        overdue = question.left_s <= 0
+        for node in question.waiting:
             if self._channel is not None and self._channel.site_of(node) is None:
                 given_up[node] = Failure.NOT_ENROLLED  # shut out while it was at work
             elif overdue:
                 given_up[node] = Failure.NO_ANSWER
+            elif self._is_gone(node) and not question.may_arrive(node):
+                given_up[node] = Failure.NODE_ERROR
             else:
                 continue
-            del node_of[message]
+            question.settle(node)
         return given_up
 
-    def _sealed(self, node: int, content: RecordDict) -> RecordDict:
+    def _is_gone(self, node: int) -> bool:
+        return self._connections is not None and self._connections.is_gone(node)
+
+    def _sealed(self, node: int, content: RecordDict, *, again: bool) -> RecordDict:
         request = with_head(content, self._heads.newest(self.site_of(node) or ""))
-        return request if self._channel is None else self._channel.seal(node, request)
+        if self._channel is None:
+            return request
+        return self._channel.seal(node, request, again=again)
 
     def _decode(self, node: int, message: Message) -> Reply | Failure:
         if message.has_error():

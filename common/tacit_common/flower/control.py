@@ -65,6 +65,8 @@ class NodeState:
     online: bool
     alive_until: float | None
     """Seconds since 1970 until which its last heartbeat counts it as alive; None if never seen."""
+    connected_at: str | None = None
+    """When it last connected, as the SuperLink writes it: another text each time."""
 
     @property
     def last_heartbeat(self) -> float | None:
@@ -168,7 +170,11 @@ class Control:
             answer = self._client.ListNodes(ListNodesRequest())
         return [
             NodeState(
-                node.node_id, node.public_key, node.status == "online", node.online_until or None
+                node.node_id,
+                node.public_key,
+                online=node.status == "online",
+                alive_until=node.online_until or None,
+                connected_at=node.last_activated_at or None,
             )
             for node in answer.nodes_info
             if node.status != NodeStatus.UNREGISTERED  # Flower lists these for ever

@@ -61,6 +61,10 @@ _LAST_BEAT_S = 5.0  # that one on its way has, when the connection is given up
 _NAME_BYTES = 160  # of a piece in the list of a message's pieces
 _AWAIT_PIECE_S = 120.0  # for the next piece that the sender has still to send
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.02, 1.0
+_NEVER_TAKEN = (  # said of an answer whose run is over, or that is too large
+    httpx.codes.FORBIDDEN,
+    httpx.codes.REQUEST_ENTITY_TOO_LARGE,
+)
 
 
 @dataclass(frozen=True)
@@ -198,8 +202,17 @@ class FleetLink:
         """Send the answer to a message; returns how many bytes left.
 
         Raises:
-            LinkError: it could not be sent whole. The run may have ended meanwhile.
+            LinkError: it could not be sent whole. Unless nobody would take it at another time
+                either, the connection counts as lost: whoever connects anew is asked again.
         """
+        try:
+            return self._send(reply)
+        except LinkError as error:
+            if error.status not in _NEVER_TAKEN:
+                self._lost = error
+            raise
+
+    def _send(self, reply: Message) -> int:
         try:
             packed = make_message(metadata=reply.metadata, content=pack(reply.content))
         except WireError as error:

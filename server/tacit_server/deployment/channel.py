@@ -40,15 +40,25 @@ class SignedChannel:
         self._roster = roster
         self._nodes = nodes
         self._key_of: dict[int, bytes] = {}
-        self._asked: dict[int, RequestEnvelope] = {}
+        self._asked: dict[int, list[RequestEnvelope]] = {}  # in the last question
 
     def site_of(self, node: int) -> str | None:
         """The enrolled site behind a node; None for a stranger."""
         card = self._card(node)
         return None if card is None else card.site
 
-    def seal(self, node: int, request: RecordDict) -> RecordDict:
-        """The request in an envelope for the site behind a node.
+    def connected(self) -> dict[int, str]:
+        """When each node last connected, as the SuperLink writes it.
+
+        Raises:
+            LinkError: the SuperLink does not answer.
+        """
+        return {node.node_id: node.connected_at for node in self._nodes() if node.connected_at}
+
+    def seal(self, node: int, request: RecordDict, *, again: bool) -> RecordDict:
+        """The request in a new envelope for the site behind a node.
+
+        `again`: it is the question that the node was last sent. It may answer either message.
 
         Raises:
             IdentityError: the node is no enrolled site's, perhaps no more.
@@ -57,11 +67,11 @@ class SignedChannel:
         if card is None:
             raise _stranger()
         envelope = self._seal.seal(content_sha256(request), recipient=card.public_key)
-        self._asked[node] = envelope
+        self._asked[node] = [*(self._asked.get(node, []) if again else []), envelope]
         return with_envelope(request, envelope)
 
     def unseal(self, node: int, answer: RecordDict) -> RecordDict:
-        """The answer, if the site that was asked signed it in answer to its last request.
+        """The answer, if the site that was asked signed it in answer to its last question.
 
         A site that does not trust a request signs nothing in answer to it: that it says so is
         believed unsigned. Whoever forges it could as well keep the site's answer back.
@@ -76,7 +86,9 @@ class SignedChannel:
         if set(answer) == _BARE and decode_reply(answer) in _NOT_TRUSTED:
             return answer
         envelope = decode_envelope(answer, AnswerEnvelope)
-        require_answer(envelope, content_sha256(answer), request=self._asked[node])
+        *earlier, last = self._asked[node]
+        asked = next((one for one in earlier if one.digest == envelope.request), last)
+        require_answer(envelope, content_sha256(answer), request=asked)
         head = decode_head(answer)
         if head is not None and head.public_key != card.public_key:
             raise IdentityError(

@@ -190,6 +190,86 @@ def test_a_killed_node_is_back_at_once_if_it_knows_its_number(superlink: RealSup
         assert back.receive() is None
 
 
+def test_a_node_that_connects_anew_is_known_by_the_time(
+    superlink: RealSuperLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet, "_BEAT_S", 0.05)
+    key = superlink.admit("returns")
+
+    def connected_at() -> str | None:
+        (known,) = (
+            node.connected_at
+            for node in control.nodes()
+            if node.public_key == public_key_to_bytes(key.public_key())
+        )
+        return known
+
+    with superlink.control() as control:
+        assert connected_at() is None
+        with superlink.link(key) as link:
+            first = connected_at()
+            heard = link.last_heard
+            link.receive()
+            wait_for(lambda: link.last_heard > heard)
+            assert first is not None
+            assert connected_at() == first
+        assert connected_at() == first
+        with superlink.link(key):
+            second = connected_at()
+            assert second != first
+            killed = superlink.link(key, last_node_id=link.node_id)
+            with killed:  # while the last connection still counts as alive
+                assert connected_at() not in (first, second)
+
+
+def test_a_message_is_handed_out_once_and_may_be_sent_again(superlink: RealSuperLink) -> None:
+    """What is lost on its way is not sent again by itself. An answer to either counts."""
+    key = superlink.admit("loses")
+    with superlink.task("lossy") as task:
+        with superlink.link(key) as link:
+            first = ask(task, link.node_id, content())
+            lost, _ = received(link)
+            assert link.receive() is None
+        with superlink.link(key) as link:
+            assert link.receive() is None
+            second = ask(task, link.node_id, content())
+            assert second != first
+            begin_task(run_id=task.grid.run.run_id, node_id=link.node_id)
+            again, question = received(link)
+            assert same(question.content, content())
+            link.send(Message(content(text="late"), reply_to=lost.envelope))
+            link.send(Message(content(text="in time"), reply_to=again.envelope))
+            for name, text in ((first, "late"), (second, "in time")):
+                (answer,) = wait_for(lambda name=name: list(task.grid.pull_messages([name])))
+                assert same(answer.content, content(text=text))
+
+
+@pytest.mark.parametrize(("status", "is_lost"), [(None, True), (503, True), (403, False)])
+def test_a_connection_by_which_an_answer_was_lost_is_made_anew(
+    superlink: RealSuperLink,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int | None,
+    is_lost: bool,
+) -> None:
+    """By that it is known that the answer is to be asked for again. 403: the run is over."""
+
+    def broken(*_: object) -> None:
+        raise LinkError("the gateway", why="it breaks off", fix="wait", status=status)
+
+    with superlink.link(superlink.admit(f"answers {status}")) as link:
+        with superlink.task("broken") as task:
+            ask(task, link.node_id, content())
+            delivery, _ = received(link)
+            monkeypatch.setattr(link, "_push", broken)
+            with pytest.raises(LinkError, match="the gateway"):
+                link.send(Message(content(), reply_to=delivery.envelope))
+        if is_lost:
+            with pytest.raises(LinkError, match="the gateway"):
+                link.receive()
+        else:
+            assert link.receive() is None
+
+
 def test_a_stopped_run_interrupts_its_task(
     superlink: RealSuperLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,18 +46,22 @@ class Hub:
         for card in self.cards.values():
             self.roster.add(card)
         self.looked = 0
+        self.connected_at: dict[int, str] = {}
         self.channel = self.anew()
 
     def nodes(self) -> list[NodeState]:
         self.looked += 1
-        return [NodeState(node, key, True, None) for node, key in self.keys.items()]
+        return [
+            NodeState(node, key, True, None, self.connected_at.get(node))
+            for node, key in self.keys.items()
+        ]
 
     def anew(self) -> SignedChannel:
         """The channel after the coordinator was started again."""
         return SignedChannel(COORDINATOR, self.roster, self.nodes)
 
-    def sent(self, node: int = 1) -> RequestEnvelope:
-        return decode_envelope(self.channel.seal(node, REQUEST), RequestEnvelope)
+    def sent(self, node: int = 1, *, again: bool = False) -> RequestEnvelope:
+        return decode_envelope(self.channel.seal(node, REQUEST, again=again), RequestEnvelope)
 
 
 @pytest.fixture
@@ -94,7 +98,13 @@ def test_a_node_is_the_site_with_whose_key_it_is_registered(hub: Hub) -> None:
 def test_a_stranger_s_node_is_told_nothing(hub: Hub) -> None:
     for node in (3, 4):
         with pytest.raises(IdentityError, match="not registered with the key of an enrolled site"):
-            hub.channel.seal(node, REQUEST)
+            hub.channel.seal(node, REQUEST, again=False)
+
+
+def test_a_node_has_connected_when_the_superlink_says(hub: Hub) -> None:
+    assert hub.channel.connected() == {}
+    hub.connected_at = {1: "then", 3: "now"}
+    assert hub.channel.connected() == {1: "then", 3: "now"}
 
 
 def test_known_nodes_are_not_asked_for_again(hub: Hub) -> None:
@@ -120,7 +130,7 @@ def test_a_site_that_is_removed_in_a_run_is_told_nothing_more_and_not_heard(hub:
     with pytest.raises(IdentityError):
         hub.channel.unseal(1, answered(hub.sites[1], request))
     with pytest.raises(IdentityError):
-        hub.channel.seal(1, REQUEST)
+        hub.channel.seal(1, REQUEST, again=False)
     assert hub.channel.site_of(2) == "clinic-2"
 
 
@@ -128,7 +138,7 @@ def test_a_site_that_is_removed_in_a_run_is_told_nothing_more_and_not_heard(hub:
 
 
 def test_a_request_is_sealed_for_the_one_site_behind_the_node(hub: Hub) -> None:
-    sent = hub.channel.seal(1, REQUEST)
+    sent = hub.channel.seal(1, REQUEST, again=False)
     envelope, digest = decode_envelope(sent, RequestEnvelope), content_sha256(sent)
     require_request(
         envelope, digest, coordinator=COORDINATOR.public_key, site=hub.sites[1].public_key
@@ -175,6 +185,18 @@ def test_an_answer_of_the_last_round_is_not_believed_in_this_one(hub: Hub) -> No
     hub.sent(1)
     with pytest.raises(IdentityError, match="answers another request"):
         hub.channel.unseal(1, old)
+
+
+def test_an_answer_to_any_message_of_one_question_is_believed(hub: Hub) -> None:
+    askings = [hub.sent(1), hub.sent(1, again=True), hub.sent(1, again=True)]
+    assert [one.sequence for one in askings] == [1, 2, 3]  # a site takes no number twice
+    for asking in askings:
+        answer = answered(hub.sites[1], asking)
+        assert hub.channel.unseal(1, answer) is answer
+    hub.sent(1)
+    for asking in askings:
+        with pytest.raises(IdentityError, match="answers another request"):
+            hub.channel.unseal(1, answered(hub.sites[1], asking))
 
 
 def test_an_answer_of_an_earlier_session_is_not_believed(hub: Hub) -> None:

@@ -20,6 +20,7 @@ from tacit_common.study import StudyFile
 
 SITES = ("clinic-a", "clinic-b", "clinic-c")
 RECORDS = 500
+_RUN_S = 360.0  # a run of a test, whose sites wait once for a whole deadline
 
 SUPERLINK, EXECUTOR = "flower-superlink", "tacit_server.deployment.executor"
 GATEWAY, RUN = "tacit_server.deployment.gateway", "tacit_server.deployment.run_task"
@@ -129,11 +130,10 @@ class Run:
 
     def await_rounds(self, count: int) -> None:
         """Wait until so many rounds are done."""
-        wait_for(
-            lambda: len(self.events("round_finished")) >= count, f"{count} rounds of {self.name}"
-        )
+        what = f"{count} rounds of {self.name}"
+        wait_for(lambda: len(self.events("round_finished")) >= count, what, within_s=_RUN_S)
 
-    def await_stage(self, *stages: str, within_s: float = 240.0) -> None:
+    def await_stage(self, *stages: str, within_s: float = _RUN_S) -> None:
         """Wait until the run stands there."""
         what = f"{self.name} is {' or '.join(stages)}"
         wait_for(lambda: self.status()["stage"] in stages, what, within_s=within_s)

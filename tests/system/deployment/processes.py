@@ -7,9 +7,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from secrets import randbelow
 from uuid import uuid4
 
 COMMAND = "from tacit_simulations.cli import main; main()"
@@ -31,11 +32,16 @@ def wait_for(condition: Callable[[], object], what: str, *, within_s: float = PA
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens at now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of 127.0.0.1 that nobody uses now.
+
+    Linux takes the ports of outgoing connections from 32768 on. This is none of them, so it
+    is still free when a server that was killed comes back.
+    """
+    while True:
+        port = 20_000 + randbelow(10_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass
@@ -161,9 +167,18 @@ class World:
         return [number for number, line in self._alive() if part in line]
 
     def only(self, part: str) -> int:
-        """The number of the one process whose command line has `part` in it."""
-        (number,) = self.processes(part)
-        return number
+        """The number of the one process whose command line has `part` in it.
+
+        Between fork and exec a child has its parent's, and one that was killed is started again.
+        """
+        numbers: list[int] = []
+
+        def is_one() -> bool:
+            numbers[:] = self.processes(part)
+            return len(numbers) == 1
+
+        wait_for(is_one, f"one process with {part!r} in its command line")
+        return numbers[0]
 
     @classmethod
     @contextmanager
@@ -179,13 +194,17 @@ class World:
 
     def end(self) -> None:
         """Kill whatever is left of this world."""
-        for number, _ in self._alive():
-            try:
-                os.kill(number, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        wait_for(lambda: not self._killed(), "all processes have ended")
         for one in self.running:
             one.process.wait(PATIENCE_S)
+
+    def _killed(self) -> list[int]:
+        """Kill those that are there. What one of them has just started is there the next time."""
+        killed = [number for number, _ in self._alive()]
+        for number in killed:
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        return killed
 
     def tails(self) -> str:
         """The ends of all logs."""
