@@ -5,7 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: help demo test test-fast system lint types contracts check bench bench-deploy docs clean
+PEERS := .venv-peers
+PEERS_NEED := simulations/tacit_simulations/benchmarks/peers/requirements.txt
+PEERS_READY := $(PEERS)/.installed
+
+.PHONY: help demo test test-fast system lint types contracts check bench bench-deploy bench-peers docs clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -42,15 +46,23 @@ contracts: $(READY) ## Who may import whom (import-linter)
 
 check: lint types contracts test ## Everything that the gate runs, but the demo
 
-bench: $(READY) ## Measure speed and memory; writes benchmarks/results
+bench: $(READY) ## Measure speed and memory; writes benchmarks/results (half an hour on two quiet cores)
 	$(BIN)/python -m tacit_simulations.benchmarks
 
 bench-deploy: $(READY) ## Measure a deployed round, and 100 MB both ways, on loopback
 	$(BIN)/python -m tacit_simulations.benchmarks deploy
+
+$(PEERS_READY): $(PEERS_NEED)
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --requirement $(PEERS_NEED)
+	@touch $@
+
+bench-peers: $(READY) $(PEERS_READY) ## Measure Flower, pfl and plain loops beside Tacit, in their own .venv-peers
+	$(BIN)/python -m tacit_simulations.benchmarks.peers --python $(PEERS)/bin/python
 
 docs: $(READY) ## Write the parts of docs/ that are built from the code
 	$(BIN)/python docs/build.py
 	$(BIN)/python deploy/build.py
 
 clean: ## Forget the environment and all caches; runs/ stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

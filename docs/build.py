@@ -1,8 +1,9 @@
 """Writes the parts of the documentation that follow from the code: `make docs`.
 
 docs/study.md, docs/policy.md, docs/objectives.md, docs/cli.md and docs/report-schema.json in
-full, and in README.md the examples that stand under a comment naming their file. A test builds
-all of them again and compares.
+full, and in README.md the examples that stand under a comment naming their file. From the
+result files of the benchmarks: docs/performance.md, its pictures, and what README.md quotes of
+them. A test builds all of them again and compares.
 """
 
 import inspect
@@ -31,11 +32,16 @@ from tacit_common.study import (
 )
 from tacit_common.study_file import parse_study
 from tacit_common.study_reference import EXAMPLE_STUDY, study_reference
+from tacit_simulations.benchmarks import page as performance
 from tacit_simulations.cli import app
 
 ROOT = Path(__file__).parents[1]
 _NOTICE = "<!-- Written by docs/build.py: change the code, then run `make docs`. -->\n\n"
+_NOTICE_OF_FIGURES = (
+    "<!-- Written by docs/build.py: measure anew with `make bench`, then run `make docs`. -->\n\n"
+)
 _EXAMPLE = re.compile(r"(<!-- (docs/examples/\S+) -->\n+```\w+\n).*?(?=```)", re.DOTALL)
+_FIGURES = re.compile(r"(<!-- figures[^>]*-->\n).*?(<!-- end of figures -->)", re.DOTALL)
 _COUPLING = {
     Coupling.NONE: "that record alone",
     Coupling.BATCH: "the whole batch",
@@ -46,19 +52,29 @@ _PAPER = re.compile(r"(?:van den )?[A-Z]\w+ et al\. \d{4}(?:, arXiv \d{4}\.\d{5}
 
 def pages() -> dict[Path, str]:
     """Every built page and its text."""
+    results = performance.read_results()
+    pictures = performance.pictures(results)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     return {
         ROOT / "docs/study.md": _NOTICE + study_reference(),
         ROOT / "docs/policy.md": _NOTICE + policy_reference(),
         ROOT / "docs/objectives.md": _NOTICE + objectives(),
         ROOT / "docs/cli.md": _NOTICE + commands(),
         ROOT / "docs/report-schema.json": report_schema(),
-        ROOT / "README.md": with_examples((ROOT / "README.md").read_text(encoding="utf-8")),
+        ROOT / "docs/performance.md": _NOTICE_OF_FIGURES + performance.page(results),
+        **{ROOT / "docs/pictures" / name: text for name, text in pictures.items()},
+        ROOT / "README.md": with_figures(with_examples(readme), performance.headlines(results)),
     }
 
 
 def with_examples(page: str) -> str:
     """`page` with the code under each `<!-- docs/examples/… -->` replaced by that file."""
     return _EXAMPLE.sub(lambda m: m[1] + (ROOT / m[2]).read_text(encoding="utf-8"), page)
+
+
+def with_figures(page: str, figures: str) -> str:
+    """`page` with what stands between the comments `figures` and `end of figures` replaced."""
+    return _FIGURES.sub(lambda m: f"{m[1]}\n{figures}\n{m[2]}", page)
 
 
 def report_schema() -> str:

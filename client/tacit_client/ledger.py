@@ -18,12 +18,14 @@ from pathlib import Path
 
 from tacit_client.ledger_file import (
     ROWS,
+    Row,
     damaged,
     empty,
     entry_of,
     locked,
     open_ledger_file,
     require_this_format,
+    row_of,
     unusable,
 )
 from tacit_common.errors import LedgerError
@@ -153,6 +155,9 @@ class Ledger:
                 ledger, which was rolled back; or this ledger has another row at its place,
                 so that there are two histories.
         """
+        head = self.head
+        if witnessed == head:  # signature and all: it is the word that stands here
+            return
         own = (self._genesis.site, self._genesis.public_key)
         if (witnessed.site, witnessed.public_key) != own or not witnessed.is_genuine():
             raise LedgerError(
@@ -160,7 +165,6 @@ class Ledger:
                 why="this site's key did not sign it",
                 fix="ask the coordinator to send each site its own head",
             )
-        head = self.head
         if witnessed.seq > head.seq:
             raise LedgerError(
                 f"the ledger was rolled back: it ends at row {head.seq}",
@@ -295,7 +299,7 @@ class Ledger:
                     last = self._next(last, payload)
                     self._database.execute(
                         "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)",
-                        (last.seq, last.kind, last.payload, last.prev, last.hash, last.sig),
+                        row_of(last),
                     )
                     added.append((last, payload))
         except sqlite3.Error as error:
@@ -327,8 +331,11 @@ class Ledger:
     # --- verifying ---------------------------------------------------------------------
 
     def _rows(self, *, first: int = 0) -> list[Entry]:
+        return [entry_of(self._path, row) for row in self._raw_rows(first=first)]
+
+    def _raw_rows(self, *, first: int) -> list[Row]:
         try:
-            return [entry_of(self._path, row) for row in self._database.execute(ROWS, (first,))]
+            return self._database.execute(ROWS, (first,)).fetchall()
         except sqlite3.Error as error:
             raise unusable(self._path, error) from None
 
@@ -341,13 +348,14 @@ class Ledger:
 
     def _catch_up(self) -> None:
         """Verify the rows that were added since the last look, by this process or another."""
-        rows = self._rows(first=0 if self._last is None else self._last.seq)
+        rows = self._raw_rows(first=0 if self._last is None else self._last.seq)
         if self._last is not None:
             # The file under an open ledger may have been exchanged for an older one.
-            if not rows or rows[0] != self._last:
+            if not rows or rows[0] != row_of(self._last):
                 raise damaged(self._path, self._last.seq, "its last row has changed or is gone")
             rows = rows[1:]
-        for entry in rows:
+        for row in rows:
+            entry = entry_of(self._path, row)
             if not follows(entry, self._last):
                 seq = 0 if self._last is None else self._last.seq + 1
                 raise damaged(self._path, seq, "a row does not follow from the one before it")

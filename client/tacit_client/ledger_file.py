@@ -35,6 +35,7 @@ CREATE TRIGGER IF NOT EXISTS entries_are_never_deleted BEFORE DELETE ON entries
     BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 """
 _MODE = 0o600
+Row = tuple[int, str, str, str, str, str]
 COLUMNS = ["seq", "kind", "payload", "prev", "hash", "sig"]
 ROWS = f"SELECT {', '.join(COLUMNS)} FROM entries WHERE seq >= ? ORDER BY seq"  # noqa: S608
 _ENDS = (
@@ -99,7 +100,12 @@ def _read(path: Path, rows: str, first: int) -> tuple[Entry, ...]:
         raise unusable(path, error) from None
 
 
-def entry_of(path: Path, row: tuple[int, str, str, str, str, str]) -> Entry:
+def row_of(entry: Entry) -> Row:
+    """A row as it stands in the table."""
+    return (entry.seq, entry.kind, entry.payload, entry.prev, entry.hash, entry.sig)
+
+
+def entry_of(path: Path, row: Row) -> Entry:
     """A row of the table. Raises LedgerError if a column does not hold what belongs there."""
     try:
         return Entry.model_validate(dict(zip(COLUMNS, row, strict=True)))
@@ -115,11 +121,11 @@ def open_ledger_file(path: Path, *, survive_power_loss: bool) -> sqlite3.Connect
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, _MODE))
     database = sqlite3.connect(path, isolation_level=None, timeout=30.0)
     try:
-        database.execute("PRAGMA journal_mode = WAL")
-        # FULL: a reserve has reached the disk before any record is read. NORMAL is enough
-        # where only the process can die, as in a simulation.
-        level = "FULL" if survive_power_loss else "NORMAL"
+        # FULL: a reserve has reached the disk before any record is read. Nothing needs to be
+        # flushed where only the process can die, as in a simulation.
+        level = "FULL" if survive_power_loss else "OFF"
         database.execute(f"PRAGMA synchronous = {level}")
+        database.execute("PRAGMA journal_mode = WAL")
         if not _columns(database):
             database.executescript(_SCHEMA)
     except BaseException:

@@ -7,6 +7,7 @@ round has the last one, or its checkpoint from one round before.
 """
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -40,19 +41,30 @@ class Outbox:
         Raises:
             LedgerError: there is one, but it cannot be read.
         """
-        for reply_type, suffix in _SUFFIXES.items():
-            for path in self._directory.glob(f"*-{key}{suffix}"):
-                try:
-                    array = np.load(path, allow_pickle=False)
-                except (OSError, ValueError, EOFError):
-                    raise LedgerError(
-                        "a stored reply cannot be read",
-                        why=f"'{path.name}' in the outbox is damaged",
-                        fix="restore the site's folder from a backup",
-                    ) from None
-                if reply_type is Refusal:
-                    return Refusal(code=RefusalCode(str(array.item())))
-                return TrainReply(array) if reply_type is TrainReply else ProbeReply(array)
+        endings = {f"-{key}{suffix}": kind for kind, suffix in _SUFFIXES.items()}
+        try:
+            stored = self._stored()
+        except OSError as error:
+            raise LedgerError(
+                "stored replies cannot be read",
+                why=error.strerror or type(error).__name__,
+                fix="check that the site's outbox is a folder that it may read",
+            ) from None
+        for name in stored:
+            reply_type = endings.get(name[name.find("-") :])
+            if reply_type is None:
+                continue
+            try:
+                array = np.load(self._directory / name, allow_pickle=False)
+            except (OSError, ValueError, EOFError):
+                raise LedgerError(
+                    "a stored reply cannot be read",
+                    why=f"'{name}' in the outbox is damaged",
+                    fix="restore the site's folder from a backup",
+                ) from None
+            if reply_type is Refusal:
+                return Refusal(code=RefusalCode(str(array.item())))
+            return TrainReply(array) if reply_type is TrainReply else ProbeReply(array)
         return None
 
     def store(self, key: str, reply: PaidAnswer) -> None:
@@ -70,18 +82,31 @@ class Outbox:
                 array = np.array(reply.code.value)
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            kept = sorted(self._directory.glob("*.npy"))  # by number: the oldest first
-            number = int(kept[-1].name.partition("-")[0]) + 1 if kept else 0
+            kept = self._stored()
+            number = int(kept[-1].partition("-")[0]) + 1 if kept else 0
             path = self._directory / f"{number:08d}-{key}{_SUFFIXES[type(reply)]}"
-            write_atomically(path, *_npy_parts(array), survive_power_loss=self._survive_power_loss)
-            for stale in [*kept, path][:-_KEPT]:
-                stale.unlink()
+            stale = [self._directory / name for name in kept[: 1 - _KEPT]]
+            # After a power cut a file may be back under its old name, with what is new in it.
+            over = stale.pop() if stale and not self._survive_power_loss else None
+            write_atomically(
+                path, *_npy_parts(array), survive_power_loss=self._survive_power_loss, over=over
+            )
+            for one in stale:
+                one.unlink()
         except OSError as error:
             raise LedgerError(
                 "a reply cannot be stored",
                 why=error.strerror or type(error).__name__,
                 fix="check that the site's folder is writable and has space",
             ) from None
+
+    def _stored(self) -> list[str]:
+        """Names of the stored replies, the oldest first."""
+        try:
+            names = os.listdir(self._directory)
+        except (FileNotFoundError, NotADirectoryError):  # nothing was ever stored
+            return []
+        return sorted(name for name in names if name.endswith(".npy") and name[0] != ".")
 
 
 def _npy_parts(array: NDArray[np.generic]) -> tuple[bytes, memoryview]:

@@ -32,7 +32,7 @@ from tacit_common.privacy.plan import expected_batch
 from tacit_common.strategy import ParameterVector
 from tacit_common.study import FederationPlan, FedProxPlan, LocalPrivacyPlan, NoPrivacyPlan
 from tacit_common.training import (
-    flatten_parameters,
+    change_since,
     load_parameters,
     mean_gradient,
     seeded_generator,
@@ -173,16 +173,17 @@ def local_update(
     model = resident.model
     load_parameters(model, parameters)
     optimizer = _optimizer(model, federation)
-    start = [p.detach().clone() for _, p in trained_parameters(model)]
+    proximal = federation.strategy if isinstance(federation.strategy, FedProxPlan) else None
+    start = [p.detach().clone() for _, p in trained_parameters(model)] if proximal else []
     losses = []
     for _ in range(federation.local_steps):
         loss = gradient.fill()
-        if isinstance(federation.strategy, FedProxPlan):
-            _pull_towards(model, start, federation.strategy.proximal_mu)
+        if proximal is not None:
+            _pull_towards(model, start, proximal.proximal_mu)
         optimizer.step()
         if loss is not None:
             losses.append(loss)
-    update: ParameterVector = flatten_parameters(model) - parameters
+    update = change_since(model, parameters)
     if not np.isfinite(update).all():
         raise NonFiniteUpdateError(
             "local training diverged",

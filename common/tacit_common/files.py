@@ -13,12 +13,16 @@ OTHERS = 0o077
 
 
 def write_atomically(
-    path: Path, *parts: bytes | memoryview, survive_power_loss: bool = True
+    path: Path,
+    *parts: bytes | memoryview,
+    survive_power_loss: bool = True,
+    over: Path | None = None,
 ) -> None:
     """Write `parts` to `path`: a temporary file, fsync, rename, fsync of the folder.
 
     Without `survive_power_loss` it is not flushed to the disk: that survives the process
-    being killed, at a tenth of the time.
+    being killed, at a tenth of the time. `over` names a file that is not needed any more: it
+    is gone afterwards, and its place on the disk is written anew, which is faster still.
 
     Raises:
         OSError: it cannot be written; `path` is as it was.
@@ -26,9 +30,12 @@ def write_atomically(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        if over is not None:
+            over.replace(temporary)
+        with temporary.open("wb" if over is None else "r+b") as file:
             for part in parts:
                 file.write(part)
+            file.truncate()
             if survive_power_loss:
                 file.flush()
                 os.fsync(file.fileno())

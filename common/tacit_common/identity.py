@@ -33,8 +33,10 @@ class Identity:
         return cls(Ed25519PrivateKey.generate())
 
     @classmethod
-    def load_or_create(cls, path: Path) -> Self:
+    def load_or_create(cls, path: Path, *, survive_power_loss: bool = True) -> Self:
         """The identity in a file that only its owner may read, made on first use.
+
+        Without `survive_power_loss` a new one is not flushed to the disk (see `write_atomically`).
 
         Raises:
             IdentityError: the file is no key, or others may read it.
@@ -43,7 +45,8 @@ class Identity:
             if not path.exists():
                 created = cls.create()
                 # Linked, not renamed: of two processes that start at once, one key stays.
-                write_private_once(path, created._key.private_bytes_raw())
+                key = created._key.private_bytes_raw()
+                write_private_once(path, key, survive_power_loss=survive_power_loss)
             if path.stat().st_mode & 0o077:
                 raise IdentityError(
                     f"the key '{path.name}' is not secret",
@@ -88,7 +91,7 @@ def is_signed(public_key: str, domain: str, message: bytes, signature: str) -> b
     return True
 
 
-def write_private_once(path: Path, content: bytes) -> None:
+def write_private_once(path: Path, content: bytes, *, survive_power_loss: bool = True) -> None:
     """Write a file that only its owner may read, unless it is there already.
 
     Raises:
@@ -98,7 +101,7 @@ def write_private_once(path: Path, content: bytes) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}.new")
     previous = os.umask(0o077)
     try:
-        write_atomically(draft, content)
+        write_atomically(draft, content, survive_power_loss=survive_power_loss)
         os.link(draft, path)
     except FileExistsError:
         pass  # another process was faster

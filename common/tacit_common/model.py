@@ -1,10 +1,13 @@
 """The model that server and sites build alike from one study."""
 
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 from tacit_common.encoders import build_encoder, image_shape
 from tacit_common.errors import PluginError
@@ -64,7 +67,7 @@ def memory_of(study: Study) -> int:
 @lru_cache(maxsize=16)
 def _parameters(plan: ViTPlan, decoded: MaskedPlan | None) -> int:
     """Numbers in an encoder and, of masked modelling, its decoder; nothing is allocated."""
-    with torch.device("meta"):
+    with torch.device("meta"), _NothingDrawn():
         encoder = build_encoder(plan, PluginTable(), seed=0)
         modules: list[object] = [encoder]
         if decoded is not None:
@@ -76,6 +79,20 @@ def _parameters(plan: ViTPlan, decoded: MaskedPlan | None) -> int:
         if isinstance(module, nn.Module)
         for parameter in module.parameters()
     )
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves tensors that have no numbers as they are: to draw none, torch imports for 0.8 s."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = kwargs or {}
+        return given["tensor"] if func is nn.init.normal_ else func(*args, **given)
 
 
 def refuse_shared_state(model: nn.Module) -> None:

@@ -16,6 +16,8 @@ from typing import Annotated, Literal, Self
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tacit_common.remembered import remembered
+
 PluginName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
 OptionValue = bool | int | float | str
 
@@ -425,6 +427,14 @@ class SimulationPlan(_Plan):
         description="CPU threads of torch. Fixed by the study, not by the machine, because sums "
         "of floats depend on it: without privacy, one study gives one encoder everywhere.",
     )
+    workers: int | None = Field(
+        default=None,
+        ge=1,
+        le=256,
+        description="Processes that the sites are shared out to. The result does not depend on "
+        "it. If it is left out: one for each core (and its threads) where that pays, and 1 where "
+        "the rounds are few, the model is large, or a GPU does the work.",
+    )
 
 
 # --- the whole -------------------------------------------------------------------------
@@ -454,11 +464,16 @@ class Study(_Plan):
 
     def digest(self) -> str:
         """SHA-256 of the canonical JSON of what travels; two equal studies have one digest."""
-        return hashlib.sha256(self.canonical_json().encode()).hexdigest()
+        return _digest(self)
 
     def canonical_json(self) -> str:
         """Sorted keys, no spaces: the same study always gives the same bytes."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+@remembered(kept=4)
+def _digest(study: Study) -> str:
+    return hashlib.sha256(study.canonical_json().encode()).hexdigest()
 
 
 class StudyFile(Study):

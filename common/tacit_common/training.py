@@ -32,7 +32,18 @@ def flatten_parameters(model: nn.Module) -> ParameterVector:
     return flat
 
 
-@torch.no_grad()
+def change_since(model: nn.Module, start: ParameterVector) -> ParameterVector:
+    """All trained parameters less `start` [P], float32 [P]: the update of local training."""
+    change = np.empty_like(start, dtype=np.float32)
+    offset = 0
+    for _, parameter in trained_parameters(model):
+        part = slice(offset, offset + parameter.numel())
+        now = parameter.detach().reshape(-1).to("cpu", torch.float32).numpy()
+        np.subtract(now, start[part], out=change[part])
+        offset = part.stop
+    return change
+
+
 def load_parameters(model: nn.Module, flat: ParameterVector) -> None:
     """Write a flat vector [P] into the model.
 
@@ -40,19 +51,22 @@ def load_parameters(model: nn.Module, flat: ParameterVector) -> None:
         WireError: the vector has another length than the model's parameters.
     """
     parameters = trained_parameters(model)
-    expected = trained_size(model)
+    expected = sum(parameter.numel() for _, parameter in parameters)
     if flat.shape != (expected,):
         raise WireError(
             "a parameter vector does not fit the model",
             why=f"it has shape {flat.shape}, the study's model has {expected} parameters",
             fix="both sides must run the same Tacit version on the same study",
         )
-    source = torch.from_numpy(np.array(flat, dtype=np.float32))  # a copy: never alias a message
     offset = 0
     for _, parameter in parameters:
-        part = source[offset : offset + parameter.numel()]
-        parameter.copy_(part.view_as(parameter))
+        part = flat[offset : offset + parameter.numel()].reshape(parameter.shape)
         offset += parameter.numel()
+        inside = parameter.detach()  # shares the parameter's memory, and has no gradient
+        if inside.device.type == "cpu" and inside.dtype == torch.float32:
+            inside.numpy()[...] = part  # a message's vector is read-only, which torch warns of
+        else:
+            inside.copy_(torch.from_numpy(np.array(part, dtype=np.float32)))
 
 
 def seeded_generator(*parts: int | str) -> torch.Generator:

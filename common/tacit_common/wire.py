@@ -19,7 +19,8 @@ envelope with the sender's signature over all of it (see `envelope`).
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeVar
+from functools import lru_cache
+from typing import Annotated, Literal, TypeVar, cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -29,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tacit_common.envelope import AnswerEnvelope, RequestEnvelope
 from tacit_common.errors import RefusalCode, WireError
 from tacit_common.ledger_chain import SignedHead
+from tacit_common.remembered import remembered
 from tacit_common.report.account import SiteAccount
 from tacit_common.strategy import ParameterVector
 from tacit_common.study import Study
@@ -67,7 +69,7 @@ class RoundPlan(_Body):
 
     def key(self) -> str:
         """Identity of this request: a site answers it once, and repeats that answer."""
-        return _key("train", self)
+        return _key_of(self)
 
     def label(self) -> str:
         """What a ledger or a log calls this request."""
@@ -87,7 +89,7 @@ class ProbePlan(_Body):
 
     def key(self) -> str:
         """Identity of this request: a site answers it once, and repeats that answer."""
-        return _key("probe", self)
+        return _key_of(self)
 
     def label(self) -> str:
         """What a ledger or a log calls this request."""
@@ -200,6 +202,13 @@ EnvelopeT = TypeVar("EnvelopeT", RequestEnvelope, AnswerEnvelope)
 
 def parameters_sha256(parameters: ParameterVector) -> str:
     """SHA-256 of the bytes of a parameter vector, hexadecimal."""
+    whole: object = parameters
+    while isinstance(whole, np.ndarray):
+        whole = whole.base
+    # What came in a message stands on bytes, which cannot change: simulated sites share them.
+    in_order = parameters.flags.c_contiguous
+    if in_order and isinstance(whole, bytes) and len(whole) == parameters.nbytes:
+        return _sha256_of(whole)
     return hashlib.sha256(np.ascontiguousarray(parameters).data).hexdigest()
 
 
@@ -347,21 +356,21 @@ def decode_request(records: RecordDict) -> Request:
     kind, body, arrays = _open(records)
     match kind:
         case "describe":
-            described = _parse(_DescribeBody, body)
+            described = _parse_shared(_DescribeBody, body)
             return DescribeRequest(described.study, described.run)
         case "train":
             return TrainRequest(
-                _parse(RoundPlan, body), _take(arrays, "parameters", np.float32, ndim=1)
+                _parse_shared(RoundPlan, body), _take(arrays, "parameters", np.float32, ndim=1)
             )
         case "probe":
             return ProbeRequest(
-                _parse(ProbePlan, body),
+                _parse_shared(ProbePlan, body),
                 _take(arrays, "parameters", np.float32, ndim=1),
                 _take(arrays, "basis_mean", np.float64, ndim=1),
                 _take(arrays, "basis_components", np.float64, ndim=2),
             )
         case "account":
-            return _parse(AccountRequest, body)
+            return _parse_shared(AccountRequest, body)
     raise _unknown(kind)
 
 
@@ -388,8 +397,15 @@ def decode_reply(records: RecordDict) -> Reply:
     raise _unknown(kind)
 
 
-def _key(action: str, plan: RoundPlan | ProbePlan) -> str:
+@remembered(kept=2)
+def _key_of(plan: RoundPlan | ProbePlan) -> str:
+    action = "train" if isinstance(plan, RoundPlan) else "probe"
     return hashlib.sha256(f"{action}\n{plan.model_dump_json()}".encode()).hexdigest()
+
+
+@remembered(kept=1)
+def _sha256_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _records(kind: str, body: _Body, **arrays: NDArray[np.generic]) -> RecordDict:
@@ -445,6 +461,16 @@ def _parse(body_type: type[BodyT], body: str) -> BodyT:
     except ValidationError as error:
         fields = sorted({".".join(map(str, item["loc"])) for item in error.errors()})
         raise _malformed(f"wrong fields: {', '.join(fields)}") from None
+
+
+def _parse_shared(body_type: type[BodyT], body: str) -> BodyT:
+    """The body of a request, whose text is the same for every site of a cohort."""
+    return cast(BodyT, _parsed(body_type, body))
+
+
+@lru_cache(maxsize=2)
+def _parsed(body_type: type[_Body], body: str) -> _Body:
+    return _parse(body_type, body)
 
 
 def _take_update(arrays: dict[str, Array]) -> ParameterVector:

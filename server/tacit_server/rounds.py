@@ -27,6 +27,7 @@ from tacit_server.run_log import RoundFinished
 _LARGEST_MEAN_SQUARE = 1e12
 """Of the numbers of one update: no model is left of smaller ones, and much larger ones would
 overflow float32 in the parameters, and so end the run."""
+_BLOCK = 32_768
 _LARGEST_LOSS = float(np.finfo(np.float32).max)
 
 
@@ -154,12 +155,13 @@ def _mean_update(
             tally.failed[participant.site] = reply
             continue
         weight = weight_of(participant, study.federation)
-        total += np.multiply(reply.update, weight, dtype=np.float64)
+        _add_to(total, reply.update, weight)
         total_weight += weight
         tally.answered.append(participant.site)
         if reply.train_loss is not None:
             losses.append(reply.train_loss)
-    mean = (total / max(total_weight, 1e-300)).astype(np.float32)
+    total /= max(total_weight, 1e-300)
+    mean: ParameterVector = total.astype(np.float32)
     return mean, tally, float(np.mean(losses)) if losses else None
 
 
@@ -169,6 +171,8 @@ def _usable(answer: Answer, study: Study, *, expected_size: int) -> TrainReply |
         case TrainReply(update=update, train_loss=loss) as reply:
             if len(update) != expected_size or not _may_tell(loss, study):
                 return Failure.UNUSABLE_REPLY
+            if _sum_of_squares(update) < 0.9 * _LARGEST_MEAN_SQUARE * len(update):
+                return reply  # all of it finite, and smaller than the rounding could hide
             if not np.isfinite(update).all():
                 return Failure.NON_FINITE_UPDATE
             mean_square = np.mean(np.square(update, dtype=np.float64))
@@ -179,6 +183,25 @@ def _usable(answer: Answer, study: Study, *, expected_size: int) -> TrainReply |
             return failure.value
         case _:
             return Failure.UNUSABLE_REPLY
+
+
+def _sum_of_squares(update: ParameterVector) -> float:
+    """To 0.2 %; infinite where float32 overflows, and not finite if one of the numbers is not.
+
+    Block by block, so that rounding cannot add up; not by BLAS, which would start threads.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        blocks = (update[start : start + _BLOCK] for start in range(0, len(update), _BLOCK))
+        return sum(float(np.einsum("i,i->", block, block)) for block in blocks)
+
+
+def _add_to(total: NDArray[np.float64], update: ParameterVector, weight: float) -> None:
+    """total += weight · update [P] in float64, by way of a buffer that stays in the CPU's cache."""
+    buffer = np.empty(min(_BLOCK, len(update)))
+    for start in range(0, len(update), _BLOCK):
+        part = update[start : start + _BLOCK]
+        wide = np.multiply(part, weight, out=buffer[: len(part)], dtype=np.float64)
+        total[start : start + len(part)] += wide
 
 
 def _may_tell(train_loss: float | None, study: Study) -> bool:

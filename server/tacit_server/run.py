@@ -6,7 +6,7 @@ Every step ends in a checkpoint, and a run that was killed goes on from the last
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 from uuid import uuid4
@@ -15,6 +15,7 @@ import torch
 
 from tacit_common.encoders import save_encoder
 from tacit_common.model import build_model
+from tacit_common.objectives.contract import Views
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy.plan import PrivacySchedule
 from tacit_common.strategy import ParameterVector, StrategyState
@@ -53,11 +54,14 @@ class RunFolder:
     """Where a run keeps everything."""
 
     path: Path
+    survive_power_loss: bool = True  # or only that the process is killed
 
     @property
     def checkpoints(self) -> CheckpointStore:
         """The run's checkpoints."""
-        return CheckpointStore(self.path / "checkpoints")
+        return CheckpointStore(
+            self.path / "checkpoints", survive_power_loss=self.survive_power_loss
+        )
 
     @property
     def events(self) -> Path:
@@ -91,6 +95,7 @@ class Coordinator:
         self._asks_for_accounts = asks_for_accounts
         self._schedule = schedule
         self._folder = folder
+        self._checkpoints = folder.checkpoints
         self._plugins = plugins
         self._scoring = scoring
         self._metrics = MetricsWriter(folder.path)
@@ -106,7 +111,7 @@ class Coordinator:
             QuorumError: too few sites answered; what is done stays, and can be resumed.
             CheckpointError: the folder's checkpoint cannot be used.
         """
-        state = self._folder.checkpoints.read_newest(study_digest=self._study.digest())
+        state = self._checkpoints.read_newest(study_digest=self._study.digest())
         if state is not None:
             exchange.heads.merge(state.heads)  # before any site can speak
         meeting = meet_sites(
@@ -176,7 +181,7 @@ class Coordinator:
             events=events,
             heads=exchange.heads.heads,
         )
-        self._folder.checkpoints.write(state)
+        self._checkpoints.write(state)
         for event in events[1:]:
             self._log.publish(event)
         return state
@@ -241,19 +246,22 @@ class Coordinator:
             events=[*state.events, event],
             heads=exchange.heads.heads,
         )
-        self._folder.checkpoints.write(state)
+        self._checkpoints.write(state)
         self._log.publish(event)
         return state
 
     @torch.no_grad()
     def _public_loss(self, parameters: ParameterVector) -> float:
         load_parameters(self._model, parameters)
+        return float(self._objective.loss(self._model, self._public_views).mean())
+
+    @cached_property
+    def _public_views(self) -> Views:
         images = public_images(
             self._study, _PUBLIC_LOSS_IMAGES, seeded_generator(self._study.seed, "public loss")
         )
         generator = seeded_generator(self._study.seed, "public views")
-        views = views_for(self._model, self._objective, images, generator)
-        return float(self._objective.loss(self._model, views).mean())
+        return views_for(self._model, self._objective, images, generator)
 
     def _export(self, state: RunState) -> None:
         load_parameters(self._model, state.strategy.parameters)

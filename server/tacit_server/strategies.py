@@ -1,16 +1,12 @@
-"""What the server does with the mean update: Flower's own server optimisers.
+"""What the server does with the mean update: the server optimisers of federated learning.
 
-Flower's strategies aggregate messages; here they are handed one message that holds the
-mean which was already made private, so that they only contribute their arithmetic.
-State goes in and comes out, where Flower keeps it in the object.
+The arithmetic is that of Flower's strategies, operation by operation, which a test compares
+bit for bit. Flower's own take messages, and copy every vector several times on the way.
 """
 
 from dataclasses import dataclass
-from typing import Protocol, cast
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import FedAdam, FedAvgM
 
 from tacit_common.plugins import PluginTable, require
 from tacit_common.strategy import ParameterVector, Strategy, StrategyState
@@ -22,26 +18,6 @@ from tacit_common.study import (
     PluginPlan,
     StrategyPlan,
 )
-
-_KEY = "parameters"
-
-
-@dataclass(frozen=True)
-class _Reply:
-    """What a Flower strategy reads of a reply; a real Message needs a running task."""
-
-    content: RecordDict
-
-    def has_error(self) -> bool:
-        return False
-
-
-class _FlowerOptimizer(Protocol):
-    """The part of a Flower strategy that is used: aggregation of train replies."""
-
-    def aggregate_train(
-        self, server_round: int, replies: list[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]: ...
 
 
 def build_strategy(plan: StrategyPlan, plugins: PluginTable) -> Strategy:
@@ -75,14 +51,18 @@ class MomentumStrategy:
         return StrategyState(parameters)
 
     def apply(self, state: StrategyState, private_mean: ParameterVector) -> StrategyState:
-        """v ← β v − mean;  w ← w − η v, by Flower's FedAvgM."""
-        flower = FedAvgM(server_learning_rate=self.server_lr, server_momentum=self.momentum)
-        flower.current_arrays = _record(state.parameters)
-        if "velocity" in state.moments:
-            flower.momentum_vector = [state.moments["velocity"]]
-        parameters = _aggregate(flower, state, private_mean)
-        velocity = flower.momentum_vector
-        moments = {} if velocity is None else {"velocity": _float32(velocity[0])}
+        """v ← β v − mean;  w ← w − η v."""
+        moved = state.parameters + private_mean
+        if (self.server_lr, self.momentum) == (1.0, 0.0):
+            return StrategyState(moved, state.round + 1)
+        velocity = np.subtract(state.parameters, moved, out=moved)  # as rounded by the sum
+        moments = {}
+        if self.momentum > 0:
+            if "velocity" in state.moments:
+                velocity += self.momentum * state.moments["velocity"]
+            moments["velocity"] = velocity
+        parameters = np.multiply(velocity, self.server_lr)
+        np.subtract(state.parameters, parameters, out=parameters)
         return StrategyState(parameters, state.round + 1, moments)
 
 
@@ -98,41 +78,18 @@ class AdamStrategy:
         return StrategyState(parameters, moments={"first": zeros, "second": zeros})
 
     def apply(self, state: StrategyState, private_mean: ParameterVector) -> StrategyState:
-        """One step of Flower's FedAdam, with its bias-corrected step size."""
-        flower = FedAdam(
-            eta=self.plan.server_lr,
-            beta_1=self.plan.beta_1,
-            beta_2=self.plan.beta_2,
-            tau=self.plan.tau,
-        )
-        flower.current_arrays = {_KEY: state.parameters}
-        flower.m_t = {_KEY: state.moments["first"]}
-        flower.v_t = {_KEY: state.moments["second"]}
-        parameters = _aggregate(flower, state, private_mean)
-        moments = {"first": _float32(flower.m_t[_KEY]), "second": _float32(flower.v_t[_KEY])}
-        return StrategyState(parameters, state.round + 1, moments)
-
-
-def _aggregate(
-    flower: _FlowerOptimizer, state: StrategyState, private_mean: ParameterVector
-) -> ParameterVector:
-    """Hand the mean to a Flower strategy as the only reply of a round."""
-    content = RecordDict(
-        {
-            "arrays": _record(state.parameters + private_mean),
-            "metrics": MetricRecord({"num-examples": 1}),
-        }
-    )
-    reply = _Reply(content)
-    arrays, _ = flower.aggregate_train(state.round + 1, [cast(Message, reply)])
-    if arrays is None:
-        raise RuntimeError("Flower's strategy returned nothing for a valid reply")
-    return _float32(arrays[_KEY].numpy())
-
-
-def _record(vector: ParameterVector) -> ArrayRecord:
-    return ArrayRecord({_KEY: Array(vector)})
-
-
-def _float32(vector: object) -> ParameterVector:
-    return np.asarray(vector, dtype=np.float32)
+        """One step, its size corrected for bias as in Flower: round t counts as step t + 1."""
+        plan, t = self.plan, state.round + 2.0
+        change = state.parameters + private_mean
+        np.subtract(change, state.parameters, out=change)  # as rounded by the sum
+        first = plan.beta_1 * state.moments["first"]
+        first += (1 - plan.beta_1) * change
+        second = plan.beta_2 * state.moments["second"]
+        second += (1 - plan.beta_2) * np.square(change, out=change)
+        # A NumPy scalar, so that the step is taken in float64.
+        size = plan.server_lr * np.sqrt(1 - np.power(plan.beta_2, t)) / (1 - plan.beta_1**t)
+        step = size * first
+        step /= np.sqrt(second) + plan.tau
+        step += state.parameters
+        moments = {"first": first, "second": second}
+        return StrategyState(step.astype(np.float32), state.round + 1, moments)

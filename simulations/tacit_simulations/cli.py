@@ -90,6 +90,10 @@ def simulate(
     ray_address: Annotated[
         str | None, typer.Option(help="A running Ray cluster (with --engine ray).")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=256, help="Processes that the sites are shared out to."),
+    ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="One line an event.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
@@ -105,6 +109,12 @@ def simulate(
             "--ray-address has no meaning here",
             why=f"the engine is '{engine}'",
             fix="add --engine ray",
+        )
+    if workers is not None and engine == "ray":
+        raise UsageError(
+            "--workers has no meaning here",
+            why="Ray's own workers do the work",
+            fix="leave out --engine ray, or --workers",
         )
     if resume is not None:
         if study or set_ or out is not None:
@@ -123,7 +133,9 @@ def simulate(
     ray = RayOptions(address=ray_address) if engine == "ray" else None
     try:
         with _display(resolved, plain=plain, json_=json_) as display:
-            result = run_simulation(resolved, folder, ray=ray, watchers=[display.watch])
+            result = run_simulation(
+                resolved, folder, ray=ray, workers=workers, watchers=[display.watch]
+            )
     except KeyboardInterrupt:
         typer.echo(f"interrupted; go on with: tacit simulate --resume {folder}", err=True)
         raise

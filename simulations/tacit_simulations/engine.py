@@ -1,4 +1,4 @@
-"""Two engines for one pair of apps: one process, or Flower's simulation on Ray.
+"""Engines for one pair of apps: one process, or Flower's simulation on Ray; see also `pool`.
 
 The ServerApp and the ClientApp are those of a deployment. In one process they meet on a
 `Grid` that calls the ClientApp directly; on Ray they meet through Flower.
@@ -9,36 +9,34 @@ import importlib.util
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from flwr.app import (
     Array,
     ArrayRecord,
+    ConfigRecord,
     ConfigRecordValues,
     Context,
-    Error,
     Message,
     RecordDict,
 )
 from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid
 
 from tacit_client.app import make_client_app
 from tacit_client.site import Site
 from tacit_common.errors import UsageError
-from tacit_common.flower.apps import Run, begin_task, make_context
+from tacit_common.flower.apps import begin_task, make_context
 from tacit_server.app import make_server_app
 from tacit_server.exchange import Exchange
+from tacit_simulations.grid import RUN, SERVER_NODE, LocalGrid, answer_of
 
 ResultT = TypeVar("ResultT")
 
 # Flower narrates every aggregation; the run's own log says it once.
 logging.getLogger("flwr").setLevel(logging.ERROR)
 
-_RUN, _SERVER_NODE = 1, 1
-_CLIENT_FAILED = 1  # Flower's ErrorCode for a ClientApp that raised
 _CONNECT_S, _CONNECT_POLL_S = 60.0, 0.05  # for Flower's simulation to register its nodes
 
 
@@ -55,95 +53,41 @@ def run_in_process(
     coordinate: Callable[[Exchange], ResultT], open_site: Callable[[int], Site], sites: int
 ) -> ResultT:
     """Run the server and all sites in this process and return what `coordinate` returns."""
-    begin_task(run_id=_RUN, node_id=_SERVER_NODE)
+    begin_task(run_id=RUN, node_id=SERVER_NODE)
     client_app = make_client_app(lambda context: open_site(_partition(context)))
     grid = InProcessGrid(client_app, sites)
     results: list[ResultT] = []
     server_app = make_server_app(lambda exchange: results.append(coordinate(exchange)))
-    server_app(grid, make_context(run_id=_RUN, node_id=_SERVER_NODE, node_config={}))
+    server_app(grid, make_context(run_id=RUN, node_id=SERVER_NODE, node_config={}))
     return results[0]
 
 
-class InProcessGrid(Grid):
+class InProcessGrid(LocalGrid):
     """Delivers messages by calling the ClientApp, one a pull, so that replies stream.
 
     Both directions are copied: neither side can reach into the other's objects.
     """
 
     def __init__(self, client_app: ClientApp, sites: int) -> None:
+        super().__init__(sites)
         self._client_app = client_app
-        self._contexts = {
-            _SERVER_NODE + 1 + index: make_context(
-                run_id=_RUN,
-                node_id=_SERVER_NODE + 1 + index,
-                node_config={"partition-id": index, "num-partitions": sites},
-            )
-            for index in range(sites)
-        }
-        self._waiting: deque[Message] = deque()
-        self._sent = 0
-        self._run = Run.create_empty(run_id=_RUN)
-
-    def set_run(self, run: Run) -> None:
-        """Flower's interface; a run is set from the start."""
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        """Flower's interface."""
-        return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message from the server to a node."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
-    def get_node_ids(self) -> list[int]:
-        """All sites: in one process they are always connected."""
-        return list(self._contexts)
+        self._waiting: deque[tuple[str, Message]] = deque()
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Queue messages; work begins with the first pull."""
-        identifiers = []
-        for message in messages:
-            self._sent += 1
-            message.metadata.__dict__["_message_id"] = str(self._sent)
-            identifiers.append(str(self._sent))
-            self._waiting.append(message)
-        return identifiers
+        queued = [(self._name(message), message) for message in messages]
+        self._waiting.extend(queued)
+        return [name for name, _ in queued]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Let the next site work and return its reply."""
-        wanted = set(message_ids)
+        wanted = message_ids if isinstance(message_ids, Sequence) else list(message_ids)
         while self._waiting:
-            message = self._waiting.popleft()
-            if message.metadata.message_id in wanted:
-                return [self._deliver(message)]
+            name, message = self._waiting.popleft()
+            if name in wanted:
+                reply = answer_of(self._client_app, _copy(message), self._sites)
+                return [reply if reply.has_error() else _copy(reply)]
         return []
-
-    def send_and_receive(
-        self,
-        messages: Iterable[Message],
-        *,
-        timeout: float | None = None,  # noqa: ARG002 - nothing travels, so nothing is late
-    ) -> list[Message]:
-        """All replies at once."""
-        return [
-            reply for name in self.push_messages(messages) for reply in self.pull_messages([name])
-        ]
-
-    def _deliver(self, message: Message) -> Message:
-        context = self._contexts[message.metadata.dst_node_id]
-        try:
-            return _copy(self._client_app(_copy(message), context))
-        except Exception:  # what Flower does for a ClientApp that raises
-            return Message(Error(_CLIENT_FAILED, "the ClientApp raised"), reply_to=message)
 
 
 def run_on_ray(
@@ -201,7 +145,7 @@ def _partition(context: Context) -> int:
 
 
 def _copy(message: Message) -> Message:
-    """The same message in new containers; bytes and scalars are immutable and shared."""
+    """The same message in new containers; bytes and texts are immutable and shared."""
     copied = RecordDict()
     for name, record in message.content.items():
         if isinstance(record, ArrayRecord):
@@ -211,6 +155,8 @@ def _copy(message: Message) -> Message:
                     for key, array in record.items()
                 }
             )
+        elif isinstance(record, ConfigRecord) and all(type(v) is str for v in record.values()):
+            copied[name] = ConfigRecord(dict(record))
         else:
             copied[name] = copy.deepcopy(record)
     duplicate = copy.copy(message)

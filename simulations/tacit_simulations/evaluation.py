@@ -16,9 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from scipy import stats
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from tacit_common.errors import DataError
@@ -239,6 +236,9 @@ class _Outcome:
 def _outcome(
     features: FeatureSet, train_labels: Labels, test_labels: Labels, draws: list[Labels]
 ) -> _Outcome:
+    # scikit-learn takes half a second to import, which the first round need not wait for.
+    from sklearn.neighbors import KNeighborsClassifier  # noqa: PLC0415
+
     neighbours = KNeighborsClassifier(NEIGHBOURS, metric="cosine", algorithm="brute")
     neighbours.fit(features.train, train_labels)
     every = np.arange(len(train_labels))
@@ -256,6 +256,9 @@ def _linear_correct(
     features: FeatureSet, train_labels: Labels, test_labels: Labels, chosen: Labels
 ) -> Correct:
     """Test records that logistic regression on the training records `chosen` gets right."""
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - as in `_outcome`
+    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
+
     scaler = StandardScaler().fit(features.train[chosen])
     classifier = LogisticRegression(max_iter=1000)
     classifier.fit(scaler.transform(features.train[chosen]), train_labels[chosen])

@@ -57,7 +57,9 @@ def partition(
     site_of = np.empty(len(sizes), dtype=np.int64)
     for site, share in enumerate(shares):
         site_of[share] = site
-    return [np.flatnonzero(site_of[unit_of] == site) for site in range(sites)]
+    site_of_record = site_of[unit_of]  # [N]
+    ends = np.cumsum(np.bincount(site_of_record, minlength=sites))[:-1]
+    return np.split(np.argsort(site_of_record, kind="stable"), ends)
 
 
 def _even(sizes: Numbers, sites: int, seed: int) -> list[Numbers]:

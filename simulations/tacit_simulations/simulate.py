@@ -5,6 +5,7 @@
 Every stage can be killed and taken up again: what is in the folder is not done twice.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +19,7 @@ from tacit_client.probe import require_labels
 from tacit_common.errors import StudyError, UsageError
 from tacit_common.files import locked_folder, write_atomically
 from tacit_common.identity import Identity
-from tacit_common.model import build_model
+from tacit_common.model import build_model, memory_of
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy.plan import calibrate
 from tacit_common.privacy.separability import Certificates
@@ -32,10 +33,15 @@ from tacit_simulations.audit_record import read_audit
 from tacit_simulations.datasets import LabeledImages
 from tacit_simulations.engine import RayOptions, run_in_process, run_on_ray
 from tacit_simulations.judgement import judge
+from tacit_simulations.pool import run_in_pool
 from tacit_simulations.results import simulated_report
 from tacit_simulations.sites import SimulatedSites, certificates_path, training_device
 
 STUDY = "study.toml"
+
+_WORTH_WORKERS = 200  # turns of a site
+_SMALL_MODEL_BYTES = 256 * 2**20
+_MOST_WORKERS = 32
 
 
 @dataclass(frozen=True)
@@ -168,9 +174,12 @@ def simulate(
     folder: Path,
     *,
     ray: RayOptions | None = None,
+    workers: int | None = None,
     watchers: Sequence[Watcher] = (),
 ) -> SimulationResult:
     """Run `study` in `folder`, from wherever the folder says it stands.
+
+    `workers`, where it is given, stands for `simulation.workers`.
 
     Raises:
         TacitError: the study, the data or the run is at fault; what is done stays.
@@ -187,17 +196,20 @@ def simulate(
         coordinator = Coordinator(
             study.travelling(),
             schedule,
-            RunFolder(folder),
+            RunFolder(folder, survive_power_loss=False),
             PluginTable(study.plugins),
             device=training_device(plan),
             scoring=_scoring(data),
             watchers=watchers,
         )
 
-        if ray is None:
-            state = run_in_process(coordinator.run, sites.open, plan.sites)
-        else:
+        workers = workers or plan.workers or workers_that_pay(study, plan)
+        if ray is not None:
             state = run_on_ray(coordinator.run, sites.open, plan.sites, ray)
+        elif workers > 1:
+            state = run_in_pool(coordinator.run, sites.workplace(), plan.sites, workers=workers)
+        else:
+            state = run_in_process(coordinator.run, sites.open, plan.sites)
         sites.close()
         judgement = judge(study, plan, state, data)
         report = simulated_report(
@@ -214,6 +226,21 @@ def simulate(
         identity = Identity.load_or_create(folder / "coordinator.key")
         report_json, report_html = write_report(folder, report, identity)
         return SimulationResult(report, report_json, report_html)
+
+
+def workers_that_pay(study: StudyFile, plan: SimulationPlan) -> int:
+    """How many processes the sites are shared out to, if nobody says.
+
+    A worker takes about two seconds of a core before its first site, and some hundred MB; so a
+    run that is over by then gets none, and one whose model is large has to be told. On a GPU
+    more processes would share one device.
+    """
+    asked = study.federation.asked_of(plan.sites)
+    short = asked * study.federation.rounds < _WORTH_WORKERS
+    large = memory_of(study) > _SMALL_MODEL_BYTES
+    if short or large or training_device(plan).type != "cpu":
+        return 1
+    return max(1, min(len(os.sched_getaffinity(0)) // plan.threads, asked, _MOST_WORKERS))
 
 
 def _scoring(data: LabeledImages) -> LabeledRecords | None:

@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import resource
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,8 +30,10 @@ from tacit_common.privacy.separability import Certificates
 from tacit_common.study import LocalPrivacyPlan, SimulationPlan, StudyFile, SubjectsPlan
 from tacit_simulations.datasets import LabeledImages, load_dataset
 from tacit_simulations.partition import partition
+from tacit_simulations.pool import Workplace
 
-_OPEN_AT_ONCE = 128  # an open ledger holds three file descriptors
+_OPEN_AT_ONCE = 1024
+_FILES_OF_A_SITE, _OTHER_FILES = 3, 256
 
 
 @dataclass(frozen=True)
@@ -76,17 +79,24 @@ class SimulatedSites:
         shares = partition(
             labels, self.plan.partition, self.plan.sites, self.study.seed, subjects=train.subjects
         )
+        ends = np.cumsum([len(share) for share in shares])
         buffer = io.BytesIO()
-        np.savez(buffer, *shares, plan=np.array(self.plan.model_dump_json()))
-        write_atomically(self._partition_path, buffer.getvalue())
+        np.savez(buffer, records=np.concatenate(shares), ends=ends, plan=np.array(self._dealt))
+        write_atomically(self._partition_path, buffer.getvalue(), survive_power_loss=False)
         return data
+
+    @property
+    def _dealt(self) -> str:
+        """What the shares were dealt for, as text. How many processes work on them is no part."""
+        return self.plan.model_dump_json(exclude={"workers"})
 
     def _check_partition(self) -> None:
         with np.load(self._partition_path, allow_pickle=False) as shares:
-            if str(shares["plan"]) != self.plan.model_dump_json():
+            if "ends" not in shares or str(shares["plan"]) != self._dealt:
                 raise CheckpointError(
                     "the sites in this folder are those of another simulation",
-                    why="[simulation] in study.toml has changed since the data was dealt out",
+                    why="[simulation] in study.toml has changed since the data was dealt out, or "
+                    "another version of Tacit has dealt it out",
                     fix="restore study.toml, or start a new run",
                 )
 
@@ -95,7 +105,7 @@ class SimulatedSites:
         return self._images().train.take(self._share(index))
 
     def open(self, index: int) -> Site:
-        """The site with this number, its ledger verified; the last few stay open."""
+        """The site with this number, its ledger verified; the last ones stay open."""
         key = (self.folder, index)
         if key in _open_sites:
             _open_sites.move_to_end(key)
@@ -104,8 +114,8 @@ class SimulatedSites:
         _keep_log(self.home / "log.txt")
         directory = self.ledger_path(index).parent
         source = self.source(index)
-        identity = Identity.load_or_create(directory / IDENTITY_NAME)
         # One machine holds all sites: what it loses in a power cut, it loses whole.
+        identity = Identity.load_or_create(directory / IDENTITY_NAME, survive_power_loss=False)
         ledger = Ledger(
             directory / LEDGER_NAME,
             site=self.name(index),
@@ -129,7 +139,7 @@ class SimulatedSites:
             physical_batch=self.plan.physical_batch,
         )
         _open_sites[key] = site
-        if len(_open_sites) > _OPEN_AT_ONCE:
+        if len(_open_sites) > _most_open():
             _, oldest = _open_sites.popitem(last=False)
             oldest.ledger.close()
         return site
@@ -140,12 +150,18 @@ class SimulatedSites:
             _, site = _open_sites.popitem()
             site.ledger.close()
 
+    def workplace(self) -> Workplace:
+        """How another process opens the same sites."""
+        arguments = {"study": self.study.model_dump_json(), "folder": str(self.folder)}
+        return Workplace(f"{__name__}:{reopened.__name__}", arguments)
+
     @property
     def _partition_path(self) -> Path:
         return self.folder / "partition.npz"
 
     def _share(self, index: int) -> NDArray[np.int64]:
-        return _shares(self._partition_path)[f"arr_{index}"]
+        records, ends = _shares(self._partition_path)
+        return records[ends[index - 1] if index else 0 : ends[index]]
 
     def _images(self) -> LabeledImages:
         shape = image_shape(self.study.encoder)
@@ -181,10 +197,23 @@ def _keep_log(path: Path) -> None:
 
 
 @lru_cache(maxsize=1)
-def _shares(path: Path) -> dict[str, NDArray[np.int64]]:
-    """Which records each site holds, once a process."""
+def _most_open() -> int:
+    """How many sites may stay open here: an open ledger holds some of a process's files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES_OF_A_SITE * _OPEN_AT_ONCE + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY:
+        return _OPEN_AT_ONCE
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(1, min(_OPEN_AT_ONCE, (soft - _OTHER_FILES) // _FILES_OF_A_SITE))
+
+
+@lru_cache(maxsize=1)
+def _shares(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The records of all sites, one site after the other, and where each ends; once a process."""
     with np.load(path, allow_pickle=False) as shares:
-        return {name: shares[name] for name in shares.files if name != "plan"}
+        return shares["records"], shares["ends"]
 
 
 @lru_cache(maxsize=1)
@@ -205,6 +234,14 @@ def _load(
         plugins=PluginTable(dict(plugins)),
         subjects=subjects,
     )
+
+
+def reopened(study: str, folder: str) -> SimulatedSites:
+    """The sites of a simulation in another process: of its study as JSON, and its folder."""
+    whole = StudyFile.model_validate_json(study)
+    if whole.simulation is None:
+        raise TypeError("a simulation's study has a [simulation]")
+    return SimulatedSites(whole, whole.simulation, Path(folder))
 
 
 def training_device(plan: SimulationPlan) -> torch.device:

@@ -151,3 +151,21 @@ def test_a_pickle_in_the_outbox_is_not_opened(folder: Path) -> None:
         np.save(file, np.array([print], dtype=object), allow_pickle=True)
     with pytest.raises(LedgerError, match="cannot be read"):
         Outbox(folder).find(KEY)
+
+
+@pytest.mark.parametrize("survive_power_loss", [True, False])
+def test_the_newest_answers_come_back_whatever_sizes_went_before(
+    folder: Path, survive_power_loss: bool
+) -> None:
+    outbox = Outbox(folder, survive_power_loss=survive_power_loss)
+    sizes = [50, 3, 0, 70, 1, 9, 40, 2]
+    for number, size in enumerate(sizes):
+        outbox.store(f"{number:064d}", TrainReply(np.full(size, number, dtype=np.float32)))
+    for number, size in enumerate(sizes):
+        reply = outbox.find(f"{number:064d}")
+        if number < len(sizes) - 4:
+            assert reply is None
+        else:
+            assert isinstance(reply, TrainReply)
+            assert np.array_equal(reply.update, np.full(size, number, dtype=np.float32))
+    assert len(list(folder.iterdir())) == 4

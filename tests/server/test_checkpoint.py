@@ -156,7 +156,7 @@ def test_the_newest_is_read_and_the_newest_two_are_kept(tmp_path: Path) -> None:
     for number in (0, 1, 2, 9, 10, 11):  # in order of numbers, not of letters
         store.write(state(number, value=float(number)))
         assert same(found(tmp_path), state(number, value=float(number)))
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
+    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == [
         "round-000010.ckpt",
         "round-000011.ckpt",
     ]
@@ -167,7 +167,38 @@ def test_a_second_checkpoint_of_a_round_replaces_the_first(tmp_path: Path) -> No
     store.write(state(1, value=1.0))
     store.write(state(1, value=2.0))
     assert same(found(tmp_path), state(1, value=2.0))
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(tmp_path.glob("*.ckpt"))) == 1
+
+
+def test_the_initial_parameters_are_written_once_a_run(tmp_path: Path) -> None:
+    store, initial = CheckpointStore(tmp_path), np.arange(5, dtype=np.float32)
+    for number in range(3):
+        vector = np.full(5, number, dtype=np.float32)
+        store.write(RunState("r", STUDY, StrategyState(vector, number), initial))
+        if number == 0:
+            (kept,) = tmp_path.glob("initial-*")
+            written = kept.stat().st_mtime_ns
+    assert [path.name for path in tmp_path.glob("initial-*")] == [kept.name]
+    assert kept.stat().st_mtime_ns == written
+    resumed = CheckpointStore(tmp_path)
+    newest = resumed.read_newest(study_digest=STUDY)
+    assert newest is not None
+    assert np.array_equal(newest.initial, initial)
+    resumed.write(newest)
+    assert kept.stat().st_mtime_ns == written
+
+
+def test_initial_parameters_that_were_damaged_or_lost_are_noticed(tmp_path: Path) -> None:
+    CheckpointStore(tmp_path).write(state(1))
+    (kept,) = tmp_path.glob("initial-*")
+    content = bytearray(kept.read_bytes())
+    content[-1] ^= 1
+    kept.write_bytes(content)
+    with pytest.raises(CheckpointError, match=kept.name):
+        read(tmp_path)
+    kept.unlink()
+    with pytest.raises(CheckpointError, match=kept.name):
+        read(tmp_path)
 
 
 # --- damage ------------------------------------------------------------------------------
@@ -240,7 +271,7 @@ def rewritten(path: Path, **changes: object) -> None:
     "changes",
     [
         {"format": 2},
-        {"format": 0},
+        {"format": 4},
         {"sha256": "0" * 64},
         {"round": "two"},
         {"events": [{"event": "unheard of"}]},
@@ -339,4 +370,5 @@ def test_a_disk_that_is_full_is_said_to_be_and_leaves_the_old_checkpoint(
     with pytest.raises(CheckpointError, match="No space left"):
         CheckpointStore(run).write(state(3))
     assert same(found(run), state(2, value=2.0))
-    assert len(list(run.iterdir())) == 2  # and no half of the new one
+    assert len(list(run.glob("*.ckpt"))) == 2  # and no half of the new one
+    assert not list(run.glob("*.tmp"))

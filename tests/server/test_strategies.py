@@ -1,11 +1,14 @@
-"""Strategies: Flower's arithmetic against the papers', and state that goes in and comes out."""
+"""Strategies: arithmetic against the papers' and Flower's, and state that goes in and comes out."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
+from typing import cast
 
 import numpy as np
 import pytest
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAdam, FedAvgM
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -157,6 +160,59 @@ def test_fedavg_adds_the_mean_whatever_its_size(scale: float, seed: int) -> None
     mean = (means(seed)[0] * np.float32(scale)).astype(np.float32)
     state = built("fedavg").apply(built("fedavg").init(start()), mean)
     assert np.array_equal(state.parameters, start() + mean)
+
+
+# --- Flower ------------------------------------------------------------------------------
+
+
+class FlowerReply:
+    """What a Flower strategy reads of a reply; a real Message needs a running task."""
+
+    def __init__(self, parameters: ParameterVector) -> None:
+        self.content = RecordDict(
+            {
+                "arrays": ArrayRecord({"parameters": Array(parameters)}),
+                "metrics": MetricRecord({"num-examples": 1}),
+            }
+        )
+
+    def has_error(self) -> bool:
+        return False
+
+
+def of_flower(plan: StrategyPlan, parameters: ParameterVector) -> list[ParameterVector]:
+    """The parameters after each round, by Flower's own strategy."""
+    flower: FedAvgM | FedAdam
+    match plan:
+        case FedAdamPlan():
+            flower = FedAdam(
+                eta=plan.server_lr, beta_1=plan.beta_1, beta_2=plan.beta_2, tau=plan.tau
+            )
+        case FedAvgMPlan():
+            flower = FedAvgM(server_learning_rate=plan.server_lr, server_momentum=plan.momentum)
+        case FedAvgPlan():
+            flower = FedAvgM(server_learning_rate=plan.server_lr)
+        case _:
+            flower = FedAvgM()
+    after = []
+    for number, mean in enumerate(means(), start=1):
+        flower.current_arrays = ArrayRecord({"parameters": Array(parameters)})
+        if isinstance(flower, FedAdam):
+            flower.current_arrays = {"parameters": parameters}
+        reply = FlowerReply(parameters + mean)
+        arrays, _ = flower.aggregate_train(number, [cast(Message, reply)])
+        assert arrays is not None
+        parameters = arrays["parameters"].numpy().astype(np.float32)
+        after.append(parameters)
+    return after
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_strategy_takes_the_steps_of_flower_bit_for_bit(name: str) -> None:
+    state = built(name).init(start())
+    for mean, expected in zip(means(), of_flower(PLANS[name], start()), strict=True):
+        state = built(name).apply(state, mean)
+        assert np.array_equal(state.parameters, expected)
 
 
 # --- plug-ins ------------------------------------------------------------------------------

@@ -139,13 +139,19 @@ MOMENTS: list[tuple[str, Moment, float]] = [
 
 
 @pytest.mark.system
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_run_killed_at_every_stage_and_resumed_is_whole_and_paid_for_once(
-    nursery: Nursery, tmp_path: Path, study_file: Callable[..., StudyFile], with_probe: str
+    nursery: Nursery,
+    tmp_path: Path,
+    study_file: Callable[..., StudyFile],
+    with_probe: str,
+    workers: int,
 ) -> None:
     folder, chance = tmp_path / "run", random.Random()  # noqa: S311 - moments, not secrets
     (tmp_path / "study.toml").write_text(study_file(with_probe, *CHANGES).to_toml())
-    new = ("simulate", str(tmp_path / "study.toml"), "--plain", "--out", str(folder))
-    resume = ("simulate", "--plain", "--resume", str(folder))
+    shared_out = ("--workers", str(workers))
+    new = ("simulate", str(tmp_path / "study.toml"), "--plain", "--out", str(folder), *shared_out)
+    resume = ("simulate", "--plain", "--resume", str(folder), *shared_out)
     killed = []
     for name, moment, delay_s in MOMENTS:
         pid = nursery.start(*(resume if (folder / "study.toml").exists() else new))

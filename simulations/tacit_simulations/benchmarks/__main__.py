@@ -17,7 +17,9 @@ from tacit_simulations.benchmarks import (
     ledger,
     local_step,
     noise,
+    profile,
     round_overhead,
+    scaling,
     startup,
 )
 from tacit_simulations.benchmarks.measure import Track
@@ -46,6 +48,14 @@ BENCHMARKS: dict[str, tuple[Callable[[Track], list[Figure]], Callable[[Track], l
     "round_overhead": (
         partial(round_overhead.measure, round_overhead.FULL),
         partial(round_overhead.measure, round_overhead.QUICK),
+    ),
+    "profile": (
+        partial(profile.measure, profile.FULL),
+        partial(profile.measure, profile.QUICK),
+    ),
+    "scaling": (
+        partial(scaling.measure, scaling.FULL),
+        partial(scaling.measure, scaling.QUICK),
     ),
     "deploy": (
         partial(deploy.measure, deploy.FULL),

@@ -5,8 +5,6 @@ A step is what a site does between two parameter vectors: sample, read, views, g
 that every sample is exactly the expected batch and minima compare like with like.
 """
 
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,14 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tacit_client import dp_sgd
 from tacit_client import site as client_site
 from tacit_client.data import LabeledArraySource
 from tacit_client.pretrain import StepGradient
 from tacit_client.resident import ResidentModel
 from tacit_common.model import build_model
 from tacit_common.plugins import PluginTable
-from tacit_common.privacy.noise import LatticeGaussian
 from tacit_common.privacy.plan import calibrate
 from tacit_common.procedural import strokes
 from tacit_common.strategy import ParameterVector
@@ -36,14 +32,16 @@ from tacit_simulations.benchmarks.measure import (
     in_fresh_process,
     scratch_folder,
 )
+from tacit_simulations.benchmarks.memory import peak_of_this_process
 from tacit_simulations.benchmarks.record import Figure, exact, median, summarise
+from tacit_simulations.benchmarks.round_clock import STAGE
+from tacit_simulations.benchmarks.stages import TRAINING, watch_all
 from tacit_simulations.benchmarks.studies import CHANNELS, IMAGE_SIZE, SIZES, Mode, vit_study
 from tacit_simulations.simulate import check
 from tacit_simulations.sites import SimulatedSites
 
 _WARM_UP = 3  # steps before the first that counts
 _MEMORY_STEPS = 3
-_GRADIENTS, _CLIPPING, _NOISE = "per-unit gradients", "clipping", "noise"
 _MIB = 2**20
 
 
@@ -104,9 +102,7 @@ def step_times(size: str, batch: int, repetitions: int, folder: str) -> Samples:
     plain, _ = _step(size, batch, "none", Path(folder))
     samples: Samples = {"DP": [], "without DP": [], "parameters": [parameters]}
     with Stages() as stages:
-        stages.watch(_GRADIENTS, dp_sgd.PerUnitGradients, "_rows_of_units")
-        stages.watch(_CLIPPING, dp_sgd, "clipped_sum")
-        stages.watch(_NOISE, LatticeGaussian, "apply")
+        watch_all(stages, [TRAINING])
         for repetition in range(_WARM_UP + repetitions):
             stages.take()
             took_private = _seconds(private)
@@ -117,7 +113,7 @@ def step_times(size: str, batch: int, repetitions: int, folder: str) -> Samples:
             samples["DP"].append(took_private)
             samples["without DP"].append(took_plain)
             for stage, seconds in split.items():
-                samples.setdefault(f"stage {stage}", []).append(seconds)
+                samples.setdefault(f"{STAGE}{stage}", []).append(seconds)
     return samples
 
 
@@ -125,10 +121,10 @@ def step_memory(size: str, batch: int, mode: Mode, folder: str) -> Samples:
     """Bytes by which steps raise the peak that imports, model and data have set."""
     torch.set_num_threads(1)
     step, _ = _step(size, batch, mode, Path(folder))
-    before = _peak_memory()
+    before = peak_of_this_process()
     for _ in range(_MEMORY_STEPS):
         step()
-    return {"peak": [_peak_memory() - before]}
+    return {"peak": [peak_of_this_process() - before]}
 
 
 def _step(size: str, batch: int, mode: Mode, folder: Path) -> tuple[Callable[[], None], int]:
@@ -192,28 +188,16 @@ def _seconds(step: Callable[[], None]) -> float:
     return time.perf_counter() - started
 
 
-def _peak_memory() -> int:
-    """Largest resident set of this process so far, in bytes.
-
-    From /proc where there is one: on Linux ru_maxrss starts at the size of the process
-    that started this one.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(n for n in status.read_text().splitlines() if n.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def _time_figures(times: Samples, condition: str) -> list[Figure]:
     ms = {name: [1e3 * value for value in values] for name, values in times.items()}
     figures = summarise("step with DP", ms["DP"], "ms", condition)
     figures += summarise("step without DP", ms["without DP"], "ms", condition)
     ratios = [p / q for p, q in zip(ms["DP"], ms["without DP"], strict=True)]
     figures.append(median("time with DP over without, step by step", ratios, "x", condition))
-    for stage in (_GRADIENTS, _CLIPPING, _NOISE, Stages.REST):
-        figures.append(median(f"step with DP: {stage}", ms[f"stage {stage}"], "ms", condition))
+    for name, values in ms.items():
+        if name.startswith(STAGE):
+            stage = name.removeprefix(STAGE)
+            figures.append(median(f"step with DP: {stage}", values, "ms", condition))
     return figures
 
 

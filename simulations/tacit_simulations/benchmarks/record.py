@@ -15,6 +15,8 @@ from tacit_common.files import write_atomically
 
 _PACKAGES = ("tacit", "torch", "flwr", "ray", "opacus", "dp-accounting", "numpy", "pydantic")
 
+_EXTENSIONS = {"avx512f": "AVX-512", "amx_tile": "AMX"}  # as /proc/cpuinfo has them
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -29,6 +31,8 @@ class Figure(_Frozen):
     statistic: str = Field(description="For example 'median of 20'.")
     condition: str
     target: float | None = Field(default=None, description="The most that it should be.")
+    series: str | None = Field(default=None, description="The curve that it is a point of.")
+    x: float | None = Field(default=None, description="Where on the curve it lies.")
 
     @property
     def met(self) -> bool | None:
@@ -43,6 +47,7 @@ class Machine(_Frozen):
     cores: int
     memory_gib: float
     system: str
+    extensions: list[str] = Field(default=[], description="Of the instruction set, for matrices.")
 
     @classmethod
     def here(cls) -> "Machine":
@@ -53,7 +58,15 @@ class Machine(_Frozen):
             cores=os.cpu_count() or 1,
             memory_gib=round(memory / 2**30, 1),
             system=f"{platform.system()} {platform.machine()}",
+            extensions=_extensions(),
         )
+
+    def in_words(self) -> str:
+        """One phrase, such as "2 cores of Intel … with AVX-512 and AMX, 16 GiB"."""
+        cores = "1 core" if self.cores == 1 else f"{self.cores} cores"
+        extended = f" with {' and '.join(self.extensions)}" if self.extensions else ""
+        cpu = self.cpu.replace("(R)", "").replace("(TM)", "")
+        return f"{cores} of an {cpu}{extended}, {self.memory_gib:g} GiB, {self.system}"
 
 
 class Record(_Frozen):
@@ -72,6 +85,34 @@ class Record(_Frozen):
         path = folder / f"{self.benchmark}.json"
         write_atomically(path, self.model_dump_json(indent=2).encode(), b"\n")
         return path
+
+    def value(self, name: str, condition: str = "", *, statistic: str = "") -> float:
+        """The one figure of this name whose condition holds and statistic begins with the words.
+
+        Raises:
+            LookupError: there is none, or there are several.
+        """
+        found = [
+            figure.value
+            for figure in self.figures
+            if figure.name == name
+            and condition in figure.condition
+            and figure.statistic.startswith(statistic)
+        ]
+        if len(found) != 1:
+            raise LookupError(f"{self.benchmark}: {len(found)} figures '{name}' ({condition})")
+        return found[0]
+
+    def curve(self, series: str, name: str, *, statistic: str = "") -> list[tuple[float, float]]:
+        """The points of a curve, by rising x; of figures whose statistic begins so."""
+        return sorted(
+            (figure.x, figure.value)
+            for figure in self.figures
+            if figure.series == series
+            and figure.name == name
+            and figure.x is not None
+            and figure.statistic.startswith(statistic)
+        )
 
     def table(self) -> Table:
         """The figures for a terminal: one section a condition, one row a quantity."""
@@ -172,6 +213,14 @@ def _cpu_model() -> str:
         return platform.processor() or "unknown"
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or "unknown")
+
+
+def _extensions() -> list[str]:
+    try:
+        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        return []
+    return [name for flag, name in _EXTENSIONS.items() if flag in words]
 
 
 def _versions() -> dict[str, str]:

@@ -21,11 +21,6 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from tacit_client import app as client_app
-from tacit_client import site as client_site
-from tacit_client.ledger import Ledger
-from tacit_client.outbox import Outbox
-from tacit_client.policy import SitePolicy
 from tacit_client.site import Site
 from tacit_common.files import write_atomically
 from tacit_common.model import build_model
@@ -34,14 +29,8 @@ from tacit_common.privacy.plan import calibrate
 from tacit_common.strategy import ParameterVector
 from tacit_common.study import NoPrivacyPlan
 from tacit_common.training import flatten_parameters
-from tacit_common.wire import RoundPlan, TrainReply, TrainRequest
-from tacit_server import app as server_app
-from tacit_server import rounds as server_rounds
-from tacit_server import run as server_run
-from tacit_server.checkpoint import CheckpointStore
+from tacit_common.wire import TrainReply, TrainRequest
 from tacit_server.run import Coordinator, RunFolder
-from tacit_server.run_log import LoggedEvent, Passing, RoundFinished, RunLog, RunStarted
-from tacit_server.strategies import MomentumStrategy
 from tacit_simulations.benchmarks.measure import (
     Samples,
     Stages,
@@ -50,8 +39,10 @@ from tacit_simulations.benchmarks.measure import (
     scratch_folder,
 )
 from tacit_simulations.benchmarks.record import Figure, exact, median, summarise
+from tacit_simulations.benchmarks.round_clock import FIRST, ROUND, STAGE, START, RoundClock
+from tacit_simulations.benchmarks.stages import ONCE_A_ROUND, SERVER, SITE, Table, watch_all
 from tacit_simulations.benchmarks.studies import Mode, vit_study
-from tacit_simulations.engine import InProcessGrid, RayOptions, run_in_process, run_on_ray
+from tacit_simulations.engine import RayOptions, run_in_process, run_on_ray
 from tacit_simulations.simulate import check
 from tacit_simulations.sites import SimulatedSites, training_device
 
@@ -63,18 +54,7 @@ TARGET_MS = 5.0
 _UPDATE_STDDEV = 1e-4
 _DISK_WRITES = 20
 
-_STAGE = "stage "
-_ONCE_A_ROUND = {
-    "encode the request",
-    "hash of the parameters",
-    "strategy",
-    "ε so far",
-    "public loss",
-    "checkpoint",
-    "event log",
-    "policy",  # asked by every site, computed once a process
-    Stages.REST,
-}
+_STAND_IN: Table = {"training (stand-in)": (f"{__name__}:StandInSite._train",)}
 
 
 @dataclass(frozen=True)
@@ -168,7 +148,7 @@ def round_times(
     simulated = StandInSites(SimulatedSites(study, plan, Path(folder)))
     simulated.sites.prepare()
     with Stages() as stages:
-        clock = _RoundClock(stages)
+        clock = RoundClock(stages)
         coordinator = Coordinator(
             study.travelling(),
             calibrate(study.travelling()),
@@ -177,9 +157,9 @@ def round_times(
             device=training_device(plan),
             watchers=[clock.watch],
         )
-        _watch_server(stages)
+        watch_all(stages, [SERVER])
         if engine == "in-process":
-            _watch_sites(stages)
+            watch_all(stages, [SITE, _STAND_IN])
             run_in_process(coordinator.run, simulated.open, plan.sites)
         else:
             run_on_ray(coordinator.run, simulated.open, plan.sites, RayOptions())
@@ -213,86 +193,31 @@ def _update(size: int) -> ParameterVector:
     return update
 
 
-class _RoundClock:
-    """Watches a run and notes how long each round took, and each stage of it."""
-
-    def __init__(self, stages: Stages) -> None:
-        self.samples: Samples = {"round": []}
-        self._stages = stages
-        self._since = time.perf_counter()
-
-    def watch(self, event: LoggedEvent | Passing) -> None:
-        """Called by the run for every event."""
-        if not isinstance(event, RoundFinished | RunStarted):
-            return
-        now = time.perf_counter()
-        seconds, self._since = now - self._since, now
-        split = self._stages.take()
-        if isinstance(event, RunStarted):
-            self.samples["start"] = [seconds]
-            return
-        if event.failed:
-            raise RuntimeError(f"sites failed in a benchmark: {event.failed}")
-        if event.round == 1:
-            self.samples["first round"] = [seconds]
-            return
-        self.samples["round"].append(seconds)
-        for stage, spent in split.items():
-            self.samples.setdefault(f"{_STAGE}{stage}", []).append(spent)
-
-
-def _watch_server(stages: Stages) -> None:
-    stages.watch("encode the request", server_app, "encode")
-    stages.watch("decode a reply", server_app, "decode_reply")
-    stages.watch("exchange", server_app.GridExchange, "ask")  # on Ray: waiting for the sites
-    stages.watch("hash of the parameters", server_rounds, "parameters_sha256")
-    stages.watch("check and mean of updates", server_run, "run_round")
-    stages.watch("strategy", MomentumStrategy, "apply")
-    stages.watch("ε so far", server_rounds.Federation, "epsilon_after")
-    stages.watch("public loss", Coordinator, "_public_loss")
-    stages.watch("checkpoint", CheckpointStore, "write")
-    stages.watch("event log", RunLog, "publish")
-
-
-def _watch_sites(stages: Stages) -> None:
-    stages.watch("delivery with copies", InProcessGrid, "push_messages", "pull_messages")
-    stages.watch("open a site", SimulatedSites, "open")
-    stages.watch("decode the request", client_app, "decode_request")
-    stages.watch("encode a reply", client_app, "encode")
-    stages.watch("site", Site, "answer")
-    stages.watch("identity of the request", RoundPlan, "key")
-    stages.watch("resident model", client_site, "resident_model")
-    stages.watch("policy", SitePolicy, "check")
-    stages.watch("ledger", Ledger, "is_reserved", "is_committed", "reserve", "commit", "events")
-    stages.watch("outbox", Outbox, "find", "store")
-    stages.watch("training (stand-in)", StandInSite, "_train")
-
-
 def _figures(samples: Samples, case: Case, condition: str) -> list[Figure]:
     def ms(name: str, share: int = 1) -> list[float]:
         return [1e3 * value / share for value in samples[name]]
 
     def of_stage(name: str) -> Figure:
-        stage = name.removeprefix(_STAGE)
-        if stage in _ONCE_A_ROUND:
+        stage = name.removeprefix(STAGE)
+        if stage in ONCE_A_ROUND:
             return median(f"{whole}: {stage}", ms(name), "ms", condition)
         return median(f"{per_site}: {stage}", ms(name, case.sites), "ms", condition)
 
     whole, per_site = "cost per round", "cost per site and round"
     in_process = case.engine == "in-process"
     target = TARGET_MS if in_process else None
-    figures = summarise(whole, ms("round"), "ms", condition)
-    figures += summarise(per_site, ms("round", case.sites), "ms", condition, target=target)
-    stages = [name for name in samples if name.startswith(_STAGE)]
+    figures = summarise(whole, ms(ROUND), "ms", condition)
+    figures += summarise(per_site, ms(ROUND, case.sites), "ms", condition, target=target)
+    stages = [name for name in samples if name.startswith(STAGE)]
     if in_process:  # on Ray the sites' stages are not seen from here
-        once = [ms(name) for name in stages if name.removeprefix(_STAGE) in _ONCE_A_ROUND]
+        once = [ms(name) for name in stages if name.removeprefix(STAGE) in ONCE_A_ROUND]
         fixed = [sum(parts) for parts in zip(*once, strict=True)]
-        growing = [(r - f) / case.sites for r, f in zip(ms("round"), fixed, strict=True)]
+        growing = [(r - f) / case.sites for r, f in zip(ms(ROUND), fixed, strict=True)]
         figures += summarise(f"{whole}: once, whatever the sites", fixed, "ms", condition)
         figures += summarise(f"{per_site}: beyond what is done once", growing, "ms", condition)
     # What is done once a round first, and within both the longest first.
     longest = sorted(map(of_stage, stages), key=lambda figure: -figure.value)
     figures += sorted(longest, key=lambda figure: figure.name.startswith(per_site))
-    figures.append(exact("first round", ms("first round")[0], "ms", "one run", condition))
-    figures.append(exact("start and meeting the sites", ms("start")[0], "ms", "one run", condition))
+    figures.append(exact("first round", ms(FIRST)[0], "ms", "one run", condition))
+    figures.append(exact("start and meeting the sites", ms(START)[0], "ms", "one run", condition))
     return figures
