@@ -6,13 +6,13 @@ floats with a seeded generator and turns one NaN record into a NaN update.
 """
 
 import warnings
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable
 
 import torch
 from opacus import GradSampleModule
 from torch import Tensor
 
+from tacit_client.gradients import units_of_passes
 from tacit_common.errors import PrivacyConfigError
 from tacit_common.objectives.contract import Objective, PretrainModel, Views
 from tacit_common.privacy.clipping import CompensatedSum, clipped_sum
@@ -68,7 +68,7 @@ class PerUnitGradients:
         slots = self._records_per_unit
         units_of_pass = max(1, physical_batch // slots)
         total = CompensatedSum(self.size)
-        for chunk in _chunks(units, units_of_pass):
+        for chunk in units_of_passes(units, units_of_pass):
             rows = self._rows_of_units(chunk, units_of_pass, generator, augmentations)
             total.add(clipped_sum(rows, l2_clip_norm).cpu())
         return total.value
@@ -161,12 +161,6 @@ class PerUnitGradients:
                 fix="call the model with one row a unit, as often as needed",
             )
         return rows.detach()
-
-
-def _chunks(units: Iterable[Tensor], size: int) -> Iterator[list[Tensor]]:
-    remaining = iter(units)
-    while chunk := list(islice(remaining, size)):
-        yield chunk
 
 
 def _mean_of_used(rows: Tensor, used: Tensor) -> Tensor:
