@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tacit_client import dp_sgd
 from tacit_client import site as client_site
+from tacit_client.book_keeper import BookKeeper
 from tacit_client.data import LabeledArraySource
 from tacit_client.pretrain import StepGradient
 from tacit_client.resident import ResidentModel
@@ -104,8 +104,8 @@ def step_times(size: str, batch: int, repetitions: int, folder: str) -> Samples:
     plain, _ = _step(size, batch, "none", Path(folder))
     samples: Samples = {"DP": [], "without DP": [], "parameters": [parameters]}
     with Stages() as stages:
-        stages.watch(_GRADIENTS, dp_sgd.PerUnitGradients, "_rows_of_units")
-        stages.watch(_CLIPPING, dp_sgd, "clipped_sum")
+        stages.watch(_GRADIENTS, BookKeeper, "clipped_sum")
+        stages.watch(_CLIPPING, BookKeeper, "_weighted_sum")
         stages.watch(_NOISE, LatticeGaussian, "apply")
         for repetition in range(_WARM_UP + repetitions):
             stages.take()
