@@ -1,18 +1,17 @@
 """The private gradient: per-unit gradients, clipped, summed, noised.
 
-The only place where Opacus forms gradients. Its hooks give the gradient of every row;
+The path on which Opacus forms the gradient of every row, by its hooks;
 clipping, summing and noise are ours (`tacit_common.privacy`), because Opacus noises
 floats with a seeded generator and turns one NaN record into a NaN update.
 """
 
 import warnings
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable
 
 import torch
-from opacus import GradSampleModule
 from torch import Tensor
 
+from tacit_client.gradients import units_of_passes
 from tacit_common.errors import PrivacyConfigError
 from tacit_common.objectives.contract import Objective, PretrainModel, Views
 from tacit_common.privacy.clipping import CompensatedSum, clipped_sum
@@ -34,6 +33,8 @@ class PerUnitGradients:
         self._objective = objective
         self._records_per_unit = records_per_unit
         self._parameters = [parameter for _, parameter in trained_parameters(model)]
+        from opacus import GradSampleModule  # noqa: PLC0415 - a second, which few models need
+
         # strict: a layer whose per-example gradient Opacus cannot form is an error.
         self._hooks = GradSampleModule(model, loss_reduction="sum", strict=True)
 
@@ -68,7 +69,7 @@ class PerUnitGradients:
         slots = self._records_per_unit
         units_of_pass = max(1, physical_batch // slots)
         total = CompensatedSum(self.size)
-        for chunk in _chunks(units, units_of_pass):
+        for chunk in units_of_passes(units, units_of_pass):
             rows = self._rows_of_units(chunk, units_of_pass, generator, augmentations)
             total.add(clipped_sum(rows, l2_clip_norm).cpu())
         return total.value
@@ -161,12 +162,6 @@ class PerUnitGradients:
                 fix="call the model with one row a unit, as often as needed",
             )
         return rows.detach()
-
-
-def _chunks(units: Iterable[Tensor], size: int) -> Iterator[list[Tensor]]:
-    remaining = iter(units)
-    while chunk := list(islice(remaining, size)):
-        yield chunk
 
 
 def _mean_of_used(rows: Tensor, used: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from tacit_client.gradients import UnitGradients
 from tacit_client.in_unit import InUnitGradients
 from tacit_client.logit_dp import LogitGradients
 from tacit_client.records import required_image_shape
-from tacit_client.resident import no_bound
+from tacit_client.resident import no_bound, separable_path
 from tacit_common.model import build_model
 from tacit_common.objectives.contract import Coupling, Objective, PretrainModel
 from tacit_common.objectives.logit_dp import LogitDP
@@ -22,6 +22,7 @@ from tacit_common.privacy.separability import (
     Certificates,
     certificate_key,
     check_bounded,
+    check_same_sums,
     check_separable,
     check_units_separate,
     require_legal,
@@ -93,14 +94,22 @@ def _gate_of(
 ) -> _Gate:
     match objective.coupling:
         case Coupling.NONE:
-            rows = partial(PerUnitGradients, records_per_unit=privacy.records_per_subject or 1)
-            check = partial(check_separable, model, objective, records, gradient_path=rows)
-            return _Gate(rows, check, torch.split(records, privacy.records_per_subject or 1))
+            size = privacy.records_per_subject or 1
+            rows = partial(PerUnitGradients, records_per_unit=size)
+            path = partial(separable_path(model), records_per_unit=size)
+            units = torch.split(records, size)
+
+            def check_both() -> None:
+                check_separable(model, objective, records, gradient_path=rows)
+                check_same_sums(model, objective, units[:_UNITS], (rows, path))
+
+            return _Gate(path, check_both, units)
         case Coupling.BATCH:
             units = torch.split(records[: _UNITS * _RECORDS_OF_UNIT], _RECORDS_OF_UNIT)
-            path = InUnitGradients
-            check = partial(check_units_separate, model, objective, units, gradient_path=path)
-            return _Gate(path, check, units)
+            check = partial(
+                check_units_separate, model, objective, units, gradient_path=InUnitGradients
+            )
+            return _Gate(InUnitGradients, check, units)
         case Coupling.LOGITS:
             if not isinstance(objective, LogitDP):
                 raise no_bound(objective)

@@ -1,6 +1,7 @@
 """What every private gradient path does: bound each unit's contribution to a step's sum."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Protocol
 
 import torch
@@ -40,3 +41,10 @@ class UnitGradients(Protocol):
         path allows it. `generator` draws the views.
         """
         ...
+
+
+def units_of_passes(units: Iterable[Tensor], size: int) -> Iterator[list[Tensor]]:
+    """The units of one pass after another, `size` each; fewer in the last, and never none."""
+    remaining = iter(units)
+    while chunk := list(islice(remaining, size)):
+        yield chunk

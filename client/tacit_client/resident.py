@@ -5,6 +5,8 @@ from functools import cached_property
 
 import torch
 
+from tacit_client.book_keeper import supports
+from tacit_client.book_keeping import BookKeepingGradients
 from tacit_client.dp_sgd import PerUnitGradients
 from tacit_client.gradients import UnitGradients
 from tacit_client.in_unit import InUnitGradients
@@ -47,15 +49,19 @@ def gradient_path(
     """How the contribution of a unit is bounded, by what the objective couples."""
     match objective.coupling:
         case Coupling.NONE:
-            return PerUnitGradients(
-                model, objective, records_per_unit=privacy.records_per_subject or 1
-            )
+            path = separable_path(model)
+            return path(model, objective, records_per_unit=privacy.records_per_subject or 1)
         case Coupling.BATCH:
             return InUnitGradients(model, objective)
         case Coupling.LOGITS:
             if not isinstance(objective, LogitDP):
                 raise no_bound(objective)
             return LogitGradients(model, objective)
+
+
+def separable_path(model: PretrainModel) -> type[BookKeepingGradients] | type[PerUnitGradients]:
+    """Clipping without forming gradients where the model's layers allow it."""
+    return BookKeepingGradients if supports(model) is None else PerUnitGradients
 
 
 def no_bound(objective: Objective) -> PrivacyConfigError:

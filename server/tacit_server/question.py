@@ -23,7 +23,7 @@ class Question:
         self.request = request
         self._deadline = time.monotonic() + timeout_s
         self._node_of: dict[str, int] = {}  # of messages that may still be replied to
-        self._waiting: dict[int, None] = {}
+        self._waiting: dict[int, set[str]] = {}  # those messages, by node
 
     @property
     def left_s(self) -> float:
@@ -42,21 +42,24 @@ class Question:
 
     def put(self, node: int, message: str) -> None:
         """A node is asked, perhaps once more, by a message of this name."""
-        self._waiting[node] = None
+        self._waiting.setdefault(node, set()).add(message)
         self._node_of[message] = node
 
     def take(self, message: str) -> int | None:
         """The node that a message asked, which is replied to now; None if nobody waits for it."""
-        return self._node_of.pop(message, None)
+        node = self._node_of.pop(message, None)
+        if node is not None:
+            self._waiting[node].discard(message)
+        return node
 
     def may_arrive(self, node: int) -> bool:
         """Whether a message to this node may still be replied to."""
-        return node in self._node_of.values()
+        return bool(self._waiting[node])
 
     def settle(self, node: int) -> None:
         """Nothing more is expected of a node: later replies of its are nobody's."""
-        del self._waiting[node]
-        self._node_of = {name: other for name, other in self._node_of.items() if other != node}
+        for message in self._waiting.pop(node):
+            del self._node_of[message]
 
 
 class Connections:

@@ -140,20 +140,31 @@ class CompensatedSum:
     """
 
     def __init__(self, size: int) -> None:
-        self._sum = torch.zeros(size, dtype=torch.float64)
-        self._lost = torch.zeros(size, dtype=torch.float64)
+        self._size = size
+        self._sum: Tensor | None = None
+        self._lost: Tensor | None = None
 
     def add(self, part: Tensor) -> None:
-        """Add a vector [P], float64 on the CPU."""
-        new = self._sum + part
-        arrived = new - self._sum
-        self._lost += (self._sum - (new - arrived)) + (part - arrived)
-        self._sum = new
+        """Add a vector [P], float64 on the CPU; it is taken over and must not be changed later."""
+        if self._sum is None:
+            self._sum = part
+            return
+        if self._lost is None:
+            self._lost = torch.zeros_like(part)
+        for start in range(0, len(part), _BLOCK):  # what fits the cache is added fastest
+            block = slice(start, start + _BLOCK)
+            old, added = self._sum[block], part[block]
+            new = old + added
+            arrived = new - old
+            self._lost[block] += (old - (new - arrived)) + (added - arrived)
+            old.copy_(new)
 
     @property
     def value(self) -> Tensor:
         """The sum so far, [P]."""
-        return self._sum + self._lost
+        if self._sum is None:
+            return torch.zeros(self._size, dtype=torch.float64)
+        return self._sum if self._lost is None else self._sum + self._lost
 
 
 def _check(l2_clip_norm: float) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from tacit_common.cli import run_command
 from tacit_common.errors import UsageError
 from tacit_simulations.benchmarks import (
+    clipping,
     deploy,
     ledger,
     local_step,
@@ -60,6 +61,10 @@ BENCHMARKS: dict[str, tuple[Callable[[Track], list[Figure]], Callable[[Track], l
     "deploy": (
         partial(deploy.measure, deploy.FULL),
         partial(deploy.measure, deploy.QUICK),
+    ),
+    "clipping": (
+        partial(clipping.measure, clipping.FULL),
+        partial(clipping.measure, clipping.QUICK),
     ),
 }
 

@@ -62,14 +62,20 @@ TRAINING: Table = {
         "tacit_client.pretrain:PrivateStepGradient._read",
         "tacit_client.pretrain:read_records",
     ),
-    "views": ("tacit_client.dp_sgd:views_for", "tacit_common.training:views_for"),
+    "views": (
+        "tacit_client.book_keeping:views_for",
+        "tacit_client.dp_sgd:views_for",
+        "tacit_common.training:views_for",
+    ),
     "forward": ("tacit_common.objectives.masked:MaskedModelling.loss",),
     "backward": ("torch:Tensor.backward",),
     "norms": (
+        "tacit_client.book_keeper:clip_weights",
         "tacit_common.privacy.clipping:_row_scale",
         "tacit_common.privacy.clipping:_scaled_norms",
     ),
     "weighted sum": (
+        "tacit_client.book_keeper:BookKeeper._weighted_sum",
         "tacit_common.privacy.clipping:_sum_of_clipped",
         "tacit_common.privacy.clipping:CompensatedSum.add",
     ),

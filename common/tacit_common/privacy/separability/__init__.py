@@ -1,5 +1,6 @@
 """Whether a loss may be clipped unit by unit: the rule, the start-up check, its certificates."""
 
+from tacit_common.privacy.separability.agreement import check_same_sums
 from tacit_common.privacy.separability.bounded import check_bounded
 from tacit_common.privacy.separability.certificate import Certificates, certificate_key
 from tacit_common.privacy.separability.rows import (
@@ -22,6 +23,7 @@ __all__ = [
     "RowGradients",
     "certificate_key",
     "check_bounded",
+    "check_same_sums",
     "check_separable",
     "check_units_separate",
     "require_legal",
