@@ -18,9 +18,9 @@ from tacit_common.study_file import parse_study
 if TYPE_CHECKING:
     from tacit_client.site import Site
     from tacit_common.ledger_chain import SignedHead
+    from tacit_common.messages import ProbeRequest, TrainRequest
     from tacit_common.privacy.separability import Certificates
     from tacit_common.strategy import ParameterVector
-    from tacit_common.wire import ProbeRequest, TrainRequest
 
 # The time that one example takes says more of the machine than of the code.
 settings.register_profile("tacit", deadline=None)
@@ -204,9 +204,9 @@ def start_of() -> Callable[[Study], "ParameterVector"]:
 @pytest.fixture
 def train_request(start_of: Callable[[Study], "ParameterVector"]) -> Callable[..., "TrainRequest"]:
     """`train_request(study, round=2, …)`: what a server asks; other fields of the plan by name."""
+    from tacit_common.messages import RoundPlan, TrainRequest, parameters_sha256
     from tacit_common.privacy.plan import calibrate
     from tacit_common.study import LocalPrivacyPlan
-    from tacit_common.wire import RoundPlan, TrainRequest, parameters_sha256
 
     def make(
         study: Study, parameters: "ParameterVector | None" = None, **plan: Any
@@ -228,9 +228,9 @@ def train_request(start_of: Callable[[Study], "ParameterVector"]) -> Callable[..
 @pytest.fixture
 def probe_request(start_of: Callable[[Study], "ParameterVector"]) -> Callable[..., "ProbeRequest"]:
     """`probe_request(study, when="after", …)`: the same for a probe, on a basis of 4 directions."""
+    from tacit_common.messages import ProbePlan, ProbeRequest, basis_sha256, parameters_sha256
     from tacit_common.privacy.plan import calibrate
     from tacit_common.study import LocalPrivacyPlan
-    from tacit_common.wire import ProbePlan, ProbeRequest, basis_sha256, parameters_sha256
 
     def make(study: Study, **plan: Any) -> ProbeRequest:
         vector = start_of(study)

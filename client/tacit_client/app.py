@@ -13,7 +13,8 @@ from flwr.clientapp import ClientApp
 from tacit_client.site import Site
 from tacit_common.errors import SiteRefusal, refusal_code
 from tacit_common.ledger_chain import SignedHead
-from tacit_common.wire import Refusal, decode_head, decode_request, encode, with_head
+from tacit_common.messages import Refusal
+from tacit_common.wire import decode_head, decode_request, encode, with_head
 
 _log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tacit_common.errors import LedgerError, RefusalCode
 from tacit_common.files import write_atomically
-from tacit_common.wire import ProbeReply, Refusal, TrainReply
+from tacit_common.messages import ProbeReply, Refusal, TrainReply
 
 PaidAnswer = TrainReply | ProbeReply | Refusal
 """What a request that was paid for may be answered: a failure is an answer too."""

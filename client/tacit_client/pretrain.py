@@ -25,6 +25,7 @@ from tacit_client.sampling import (
 from tacit_client.units import Units
 from tacit_common.data import DataSource
 from tacit_common.errors import NonFiniteUpdateError
+from tacit_common.messages import RoundPlan, TrainReply
 from tacit_common.objectives.contract import PretrainModel
 from tacit_common.privacy.mechanism import PrivacyMechanism
 from tacit_common.privacy.noise import LatticeGaussian, RandomSource
@@ -38,7 +39,6 @@ from tacit_common.training import (
     seeded_generator,
     trained_parameters,
 )
-from tacit_common.wire import RoundPlan, TrainReply
 
 
 class StepGradient(Protocol):

@@ -11,13 +11,13 @@ from tacit_client.units import Units
 from tacit_common.data import DataSource, LabeledDataSource
 from tacit_common.encoders import embed
 from tacit_common.errors import DataError
+from tacit_common.messages import ProbeReply, ProbeRequest
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy.clipping import CompensatedSum
 from tacit_common.privacy.noise import LatticeGaussian, RandomSource
 from tacit_common.probes import PublicBasis, build_probe
 from tacit_common.study import EncoderPlan
 from tacit_common.training import load_parameters
-from tacit_common.wire import ProbeReply, ProbeRequest
 
 
 def require_labels(source: DataSource) -> LabeledDataSource:

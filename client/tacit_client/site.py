@@ -38,6 +38,23 @@ from tacit_common.errors import (
     refusal_code,
 )
 from tacit_common.ledger_chain import Charge, SignedHead, verify_rows
+from tacit_common.messages import (
+    AccountRequest,
+    DescribeRequest,
+    ProbePlan,
+    ProbeReply,
+    ProbeRequest,
+    Refusal,
+    Reply,
+    Request,
+    RoundPlan,
+    SiteAccountReply,
+    SiteDescription,
+    TrainReply,
+    TrainRequest,
+    basis_sha256,
+    parameters_sha256,
+)
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy.clipping import MOST_ROWS
 from tacit_common.privacy.events import (
@@ -55,23 +72,6 @@ from tacit_common.report.account import site_account
 from tacit_common.strategy import ParameterVector
 from tacit_common.study import FederationPlan, LocalPrivacyPlan, PrivacyPlan, Study
 from tacit_common.training import trained_size
-from tacit_common.wire import (
-    AccountRequest,
-    DescribeRequest,
-    ProbePlan,
-    ProbeReply,
-    ProbeRequest,
-    Refusal,
-    Reply,
-    Request,
-    RoundPlan,
-    SiteAccountReply,
-    SiteDescription,
-    TrainReply,
-    TrainRequest,
-    basis_sha256,
-    parameters_sha256,
-)
 
 _log = logging.getLogger(__name__)
 _CPU = torch.device("cpu")

@@ -1,15 +1,4 @@
-"""Every message between server and site, and its one conversion to Flower records.
-
-Messages are data: a JSON plan that pydantic checks against a fixed schema, and float32
-vectors. A reply holds the fields listed here and no others, which is the allow-list of
-what may leave a site (docs/privacy.md 2): adding a field means adding it here, in view.
-
-    request           reply
-    DescribeRequest   SiteDescription
-    TrainRequest      TrainReply
-    ProbeRequest      ProbeReply
-    AccountRequest    SiteAccountReply
-    any               Refusal: a code, nothing else
+"""Messages as Flower records, and back: the one conversion, which believes nothing.
 
 Beside each message travels a signed ledger head: from a site its own, to a site the
 newest one of its own that the server has seen (see `witness`). Between machines, an
@@ -18,219 +7,56 @@ envelope with the sender's signature over all of it (see `envelope`).
 
 import hashlib
 import math
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Literal, TypeVar, cast
+from typing import TypeVar, cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from tacit_common.envelope import AnswerEnvelope, RequestEnvelope
-from tacit_common.errors import RefusalCode, WireError
+from tacit_common.errors import WireError
 from tacit_common.ledger_chain import SignedHead
-from tacit_common.remembered import remembered
-from tacit_common.report.account import SiteAccount
+from tacit_common.messages import (
+    AccountRequest,
+    DescribeRequest,
+    MessageBody,
+    ProbePlan,
+    ProbeReply,
+    ProbeRequest,
+    Refusal,
+    Reply,
+    Request,
+    RoundPlan,
+    RunId,
+    SiteAccountReply,
+    SiteDescription,
+    TrainReply,
+    TrainRequest,
+)
 from tacit_common.strategy import ParameterVector
 from tacit_common.study import Study
-
-DESCRIBE = "query.describe"
-TRAIN = "train"
-PROBE = "query.probe"
-ACCOUNT = "query.account"
 
 _CONFIG, _ARRAYS, _LEDGER, _ENVELOPE = "tacit", "arrays", "ledger", "envelope"
 
 
-RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-"""A run as requests name it. Ledgers and logs keep it, so it holds nothing that a terminal or a
-table could take for more than a name."""
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    protocol: Literal[1] = 1  # the version of this schema; raise it when a field changes
-
-
-class RoundPlan(_Body):
-    """What a site is asked to do in one round, in full: data, never code.
-
-    `noise_multiplier` is the server's proposal; the site charges and applies it only
-    if its own policy and ledger allow. It is None under mode `none`.
-    """
-
-    run: RunId
-    round: int = Field(ge=1)
-    study: Study
-    noise_multiplier: float | None = Field(gt=0)
-    parameters_sha256: str = Field(min_length=64, max_length=64)
-
-    def key(self) -> str:
-        """Identity of this request: a site answers it once, and repeats that answer."""
-        return _key_of(self)
-
-    def label(self) -> str:
-        """What a ledger or a log calls this request."""
-        return f"round {self.round}"
-
-
-class ProbePlan(_Body):
-    """One probe release: the statistics of probe number `probe` of the study."""
-
-    run: RunId
-    when: Literal["before", "after"]
-    probe: int = Field(ge=0)
-    study: Study
-    noise_multiplier: float | None = Field(gt=0)
-    parameters_sha256: str = Field(min_length=64, max_length=64)
-    basis_sha256: str = Field(min_length=64, max_length=64)
-
-    def key(self) -> str:
-        """Identity of this request: a site answers it once, and repeats that answer."""
-        return _key_of(self)
-
-    def label(self) -> str:
-        """What a ledger or a log calls this request."""
-        return f"probe {self.probe} {self.when}"
-
-
-@dataclass(frozen=True)
-class DescribeRequest:
-    """Who are you, what do you declare, and would you take part in a run of `study`?
-
-    `run` is the one that goes on; None if it is yet to begin.
-    """
-
-    study: Study
-    run: str | None = None
-
-
-@dataclass(frozen=True)
-class TrainRequest:
-    """Pretrain from `parameters` [P] as `plan` says."""
-
-    plan: RoundPlan
-    parameters: ParameterVector
-
-
-@dataclass(frozen=True)
-class ProbeRequest:
-    """Release probe statistics of the encoder in `parameters` [P].
-
-    `basis_mean` [D] and `basis_components` [D, K] are public constants.
-    """
-
-    plan: ProbePlan
-    parameters: ParameterVector
-    basis_mean: NDArray[np.float64]
-    basis_components: NDArray[np.float64]
-
-
-class AccountRequest(_Body):
-    """What did `run` of `study` cost your data, by your ledger? Asked after its last round."""
-
-    run: RunId
-    study: Study
-
-
-class SiteDescription(_Body):
-    """What a site says of itself: constants that its operator declared."""
-
-    site: str = Field(max_length=64)
-    declared_units: int = Field(ge=1, le=2**53)  # a weight: a float holds it exactly
-    tacit_version: str = Field(max_length=32)
-
-
-@dataclass(frozen=True)
-class TrainReply:
-    """The site's update (local minus global) [P], private under every mode but `none`.
-
-    It travels as float32 or float16, and is float32 where it arrives. `train_loss` is the
-    mean loss of the round's steps; mode `none` only.
-    """
-
-    update: ParameterVector
-    train_loss: float | None = None
-
-
-@dataclass(frozen=True)
-class ProbeReply:
-    """The probe's statistics [S], private under every mode but `none`."""
-
-    statistics: NDArray[np.float64]
-
-
-class SiteAccountReply(_Body):
-    """What the site's ledger says of a run, for the report (see `SiteAccount`).
-
-    It follows from the ledger's rows alone. Of the site's data it tells no more than they do:
-    which parts of it a run touched, and whether paid work failed.
-    """
-
-    account: SiteAccount
-
-
-class Refusal(_Body):
-    """The site did nothing, or nothing that it will show: a fixed code says why."""
-
-    code: RefusalCode
-
-
-Request = DescribeRequest | TrainRequest | ProbeRequest | AccountRequest
-Reply = SiteDescription | TrainReply | ProbeReply | SiteAccountReply | Refusal
-
-
-class _TrainReplyBody(_Body):
+class _TrainReplyBody(MessageBody):
     train_loss: float | None
 
 
-class _DescribeBody(_Body):
+class _DescribeBody(MessageBody):
     study: Study
     run: RunId | None
 
 
-class _EmptyBody(_Body):
+class _EmptyBody(MessageBody):
     pass
 
 
-BodyT = TypeVar("BodyT", bound=_Body)
+BodyT = TypeVar("BodyT", bound=MessageBody)
 ModelT = TypeVar("ModelT", bound=BaseModel)
 EnvelopeT = TypeVar("EnvelopeT", RequestEnvelope, AnswerEnvelope)
-
-
-def parameters_sha256(parameters: ParameterVector) -> str:
-    """SHA-256 of the bytes of a parameter vector, hexadecimal."""
-    whole: object = parameters
-    while isinstance(whole, np.ndarray):
-        whole = whole.base
-    # What came in a message stands on bytes, which cannot change: simulated sites share them.
-    in_order = parameters.flags.c_contiguous
-    if in_order and isinstance(whole, bytes) and len(whole) == parameters.nbytes:
-        return _sha256_of(whole)
-    return hashlib.sha256(np.ascontiguousarray(parameters).data).hexdigest()
-
-
-def basis_sha256(mean: NDArray[np.float64], components: NDArray[np.float64]) -> str:
-    """SHA-256 of a probe's basis, shape and bytes, hexadecimal."""
-    digest = hashlib.sha256(repr(components.shape).encode())
-    digest.update(np.ascontiguousarray(mean).data)
-    digest.update(np.ascontiguousarray(components).data)
-    return digest.hexdigest()
-
-
-def message_type(request: Request) -> str:
-    """Flower's message type for a request."""
-    match request:
-        case DescribeRequest():
-            return DESCRIBE
-        case TrainRequest():
-            return TRAIN
-        case ProbeRequest():
-            return PROBE
-        case AccountRequest():
-            return ACCOUNT
 
 
 def encode(message: Request | Reply) -> RecordDict:
@@ -397,18 +223,7 @@ def decode_reply(records: RecordDict) -> Reply:
     raise _unknown(kind)
 
 
-@remembered(kept=2)
-def _key_of(plan: RoundPlan | ProbePlan) -> str:
-    action = "train" if isinstance(plan, RoundPlan) else "probe"
-    return hashlib.sha256(f"{action}\n{plan.model_dump_json()}".encode()).hexdigest()
-
-
-@remembered(kept=1)
-def _sha256_of(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _records(kind: str, body: _Body, **arrays: NDArray[np.generic]) -> RecordDict:
+def _records(kind: str, body: MessageBody, **arrays: NDArray[np.generic]) -> RecordDict:
     records = RecordDict({_CONFIG: ConfigRecord({"kind": kind, "body": body.model_dump_json()})})
     if arrays:
         packed = {name: _pack(array) for name, array in arrays.items()}
@@ -469,7 +284,7 @@ def _parse_shared(body_type: type[BodyT], body: str) -> BodyT:
 
 
 @lru_cache(maxsize=2)
-def _parsed(body_type: type[_Body], body: str) -> _Body:
+def _parsed(body_type: type[MessageBody], body: str) -> MessageBody:
     return _parse(body_type, body)
 
 

@@ -7,12 +7,12 @@ the sites are asked, once; what they say goes into the checkpoint and is not ask
 import math
 
 from tacit_common.ledger_chain import SignedHead
+from tacit_common.messages import AccountRequest, Refusal, SiteAccountReply
 from tacit_common.privacy.events import GaussianRelease, PoissonGaussianSteps
 from tacit_common.report.account import SiteAccount
 from tacit_common.report.participation import SiteReport
 from tacit_common.report.recompute import figures_of_site
 from tacit_common.study import LocalPrivacyPlan, Study
-from tacit_common.wire import AccountRequest, Refusal, SiteAccountReply
 from tacit_server.exchange import Answer, Failure
 from tacit_server.rounds import Federation
 from tacit_server.run_log import AccountsCollected

@@ -12,16 +12,8 @@ from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 from tacit_common.errors import IdentityError, LedgerError, WireError
-from tacit_common.wire import (
-    Refusal,
-    Reply,
-    Request,
-    decode_head,
-    decode_reply,
-    encode,
-    message_type,
-    with_head,
-)
+from tacit_common.messages import Refusal, Reply, Request, message_type
+from tacit_common.wire import decode_head, decode_reply, encode, with_head
 from tacit_common.witness import HeadBook
 from tacit_server.exchange import Answer, Exchange, Failure
 from tacit_server.question import Connections, Question

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tacit_common.errors import QuorumError
+from tacit_common.messages import DescribeRequest, Refusal, SiteDescription
 from tacit_common.study import FederationPlan, Study
 from tacit_common.training import seeded_generator
-from tacit_common.wire import DescribeRequest, Refusal, SiteDescription
 from tacit_server.exchange import Answer, Exchange, Failure
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from tacit_common.wire import Reply, Request
+from tacit_common.messages import Reply, Request
 from tacit_common.witness import HeadBook
 
 

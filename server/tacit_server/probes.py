@@ -9,12 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tacit_common.encoders import embed
-from tacit_common.objectives.contract import PretrainModel
-from tacit_common.plugins import PluginTable
-from tacit_common.probes import build_probe, public_basis, wilson_interval
-from tacit_common.strategy import ParameterVector
-from tacit_common.training import load_parameters, seeded_generator
-from tacit_common.wire import (
+from tacit_common.messages import (
     ProbePlan,
     ProbeReply,
     ProbeRequest,
@@ -22,6 +17,11 @@ from tacit_common.wire import (
     basis_sha256,
     parameters_sha256,
 )
+from tacit_common.objectives.contract import PretrainModel
+from tacit_common.plugins import PluginTable
+from tacit_common.probes import build_probe, public_basis, wilson_interval
+from tacit_common.strategy import ParameterVector
+from tacit_common.training import load_parameters, seeded_generator
 from tacit_server.exchange import Failure
 from tacit_server.public import public_images
 from tacit_server.rounds import Federation, Tally

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from tacit_common.errors import LinkError
-from tacit_common.wire import Request
+from tacit_common.messages import Request
 
 _LOOK_S = 3.0  # between two looks who has connected; one is a query of the SuperLink's database
 _RETURN_S = 30.0  # in which a site that lost its connection, or was started again, is back

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tacit_common.errors import NonFiniteUpdateError, QuorumError, RefusalCode
+from tacit_common.messages import Refusal, RoundPlan, TrainReply, TrainRequest, parameters_sha256
 from tacit_common.privacy.plan import PrivacySchedule
 from tacit_common.strategy import ParameterVector, Strategy, StrategyState
 from tacit_common.study import FederationPlan, NoPrivacyPlan, Study
-from tacit_common.wire import Refusal, RoundPlan, TrainReply, TrainRequest, parameters_sha256
 from tacit_server.cohort import Participant, choose_cohort, weight_of
 from tacit_server.exchange import Answer, Exchange, Failure
 from tacit_server.run_log import RoundFinished

@@ -23,19 +23,16 @@ from tacit_common.errors import LinkError, RefusalCode, UsageError
 from tacit_common.files import locked_folder
 from tacit_common.flower.fleet import Delivery
 from tacit_common.identity import Identity
-from tacit_common.study import Study
-from tacit_common.wire import (
+from tacit_common.messages import (
     DescribeRequest,
     Refusal,
     Reply,
     Request,
     SiteDescription,
-    content_sha256,
-    decode_reply,
-    encode,
     message_type,
-    with_envelope,
 )
+from tacit_common.study import Study
+from tacit_common.wire import content_sha256, decode_reply, encode, with_envelope
 
 pytestmark = pytest.mark.usefixtures("flower_task")
 

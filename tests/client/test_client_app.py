@@ -32,9 +32,7 @@ from tacit_common.errors import (
     WireError,
 )
 from tacit_common.ledger_chain import Atom, SignedHead
-from tacit_common.privacy.noise import InsecureSeededRandom
-from tacit_common.study import Study
-from tacit_common.wire import (
+from tacit_common.messages import (
     DescribeRequest,
     ProbeReply,
     ProbeRequest,
@@ -44,11 +42,11 @@ from tacit_common.wire import (
     SiteDescription,
     TrainReply,
     TrainRequest,
-    decode_head,
-    decode_reply,
-    encode,
     message_type,
 )
+from tacit_common.privacy.noise import InsecureSeededRandom
+from tacit_common.study import Study
+from tacit_common.wire import decode_head, decode_reply, encode
 
 MakeStudy = Callable[..., Study]
 MakeSite = Callable[..., Site]

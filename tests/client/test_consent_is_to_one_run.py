@@ -18,9 +18,9 @@ from tacit_client.policy.outline import outline
 from tacit_client.policy.sections import Consent
 from tacit_client.site import Site
 from tacit_common.errors import RefusalCode, SiteRefusal
+from tacit_common.messages import DescribeRequest, TrainReply, TrainRequest
 from tacit_common.privacy.accounting import epsilon
 from tacit_common.study import Study
-from tacit_common.wire import DescribeRequest, TrainReply, TrainRequest
 
 MakeStudy = Callable[..., Study]
 Ask = Callable[..., TrainRequest]

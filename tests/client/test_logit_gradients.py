@@ -16,6 +16,7 @@ from tacit_client.gradients import UnitGradients
 from tacit_client.logit_dp import LogitGradients
 from tacit_client.site import Site
 from tacit_common.errors import PrivacyConfigError
+from tacit_common.messages import TrainReply, TrainRequest
 from tacit_common.model import build_model
 from tacit_common.objectives import LogitDP, PretrainModel, Views, logit_dp_sensitivity
 from tacit_common.plugins import PluginTable
@@ -23,7 +24,6 @@ from tacit_common.privacy.separability import check_separable
 from tacit_common.strategy import ParameterVector
 from tacit_common.study import LogitDPPlan, Study, ViewsPlan
 from tacit_common.training import seeded_generator, trained_parameters
-from tacit_common.wire import TrainReply, TrainRequest
 
 B = 0.5
 OBJECTIVE = 'objective={ kind = "logit_dp", temperature = 1.5, projection_dim = 8 }'

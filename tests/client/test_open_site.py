@@ -35,8 +35,7 @@ from tacit_common.errors import (
     UsageError,
 )
 from tacit_common.identity import Identity
-from tacit_common.study import Study
-from tacit_common.wire import (
+from tacit_common.messages import (
     AccountRequest,
     DescribeRequest,
     SiteAccountReply,
@@ -44,6 +43,7 @@ from tacit_common.wire import (
     TrainReply,
     TrainRequest,
 )
+from tacit_common.study import Study
 
 NewSite = Callable[..., Prepared]
 MakeStudy = Callable[..., Study]

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as npst
 
 from tacit_client.outbox import Outbox
 from tacit_common.errors import LedgerError, RefusalCode
-from tacit_common.wire import ProbeReply, Refusal, TrainReply
+from tacit_common.messages import ProbeReply, Refusal, TrainReply
 
 KEY, NEXT = "a" * 64, "b" * 64
 

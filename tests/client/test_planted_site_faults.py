@@ -18,9 +18,9 @@ from torch import Tensor
 
 from tacit_client.data import LabeledArraySource
 from tacit_client.site import Site
+from tacit_common.messages import DescribeRequest, ProbeReply, Request, SiteDescription, TrainReply
 from tacit_common.privacy.noise import InsecureSeededRandom
 from tacit_common.study import Study
-from tacit_common.wire import DescribeRequest, ProbeReply, Request, SiteDescription, TrainReply
 
 MakeStudy = Callable[..., Study]
 MakeSite = Callable[..., Site]

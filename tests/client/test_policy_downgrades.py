@@ -16,9 +16,9 @@ from tacit_client.policy.approvals import Approvals
 from tacit_client.site import Site
 from tacit_common.architecture import encoder_sha256
 from tacit_common.errors import RefusalCode, SiteRefusal
+from tacit_common.messages import DescribeRequest, Request, SiteDescription, TrainReply
 from tacit_common.privacy.plan import calibrate
 from tacit_common.study import Study
-from tacit_common.wire import DescribeRequest, Request, SiteDescription, TrainReply
 
 MakeStudy = Callable[..., Study]
 MakeSite = Callable[..., Site]

@@ -28,8 +28,7 @@ from tacit_common.errors import IdentityError, LedgerError, RefusalCode, UsageEr
 from tacit_common.flower.fleet import Delivery
 from tacit_common.identity import Identity
 from tacit_common.ledger_chain import SignedHead
-from tacit_common.study import Study
-from tacit_common.wire import (
+from tacit_common.messages import (
     DescribeRequest,
     Refusal,
     Reply,
@@ -37,12 +36,15 @@ from tacit_common.wire import (
     SiteDescription,
     TrainReply,
     TrainRequest,
+    message_type,
+)
+from tacit_common.study import Study
+from tacit_common.wire import (
     content_sha256,
     decode_envelope,
     decode_head,
     decode_reply,
     encode,
-    message_type,
     with_envelope,
 )
 

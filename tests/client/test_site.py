@@ -26,12 +26,7 @@ from tacit_common.errors import (
     UnreadableRecordError,
     WireError,
 )
-from tacit_common.plugins import PluginTable
-from tacit_common.privacy.events import GaussianRelease, PoissonGaussianSteps
-from tacit_common.privacy.noise import SecureRandom
-from tacit_common.privacy.plan import calibrate
-from tacit_common.study import Study
-from tacit_common.wire import (
+from tacit_common.messages import (
     DescribeRequest,
     ProbeReply,
     ProbeRequest,
@@ -41,6 +36,11 @@ from tacit_common.wire import (
     basis_sha256,
     parameters_sha256,
 )
+from tacit_common.plugins import PluginTable
+from tacit_common.privacy.events import GaussianRelease, PoissonGaussianSteps
+from tacit_common.privacy.noise import SecureRandom
+from tacit_common.privacy.plan import calibrate
+from tacit_common.study import Study
 
 MakeStudy = Callable[..., Study]
 MakeSite = Callable[..., Site]

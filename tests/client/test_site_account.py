@@ -16,19 +16,17 @@ from tacit_client.site import Site
 from tacit_common.data import DataSource
 from tacit_common.errors import RefusalCode, SiteRefusal
 from tacit_common.ledger_chain import verify_rows
-from tacit_common.report.account import SiteAccount, site_account
-from tacit_common.report.recompute import Composition
-from tacit_common.study import Study
-from tacit_common.wire import (
+from tacit_common.messages import (
     ACCOUNT,
     AccountRequest,
     SiteAccountReply,
     TrainRequest,
-    decode_reply,
-    decode_request,
-    encode,
     message_type,
 )
+from tacit_common.report.account import SiteAccount, site_account
+from tacit_common.report.recompute import Composition
+from tacit_common.study import Study
+from tacit_common.wire import decode_reply, decode_request, encode
 
 MakeStudy = Callable[..., Study]
 MakeSite = Callable[..., Site]

@@ -15,9 +15,7 @@ from tacit_client.data import LabeledArraySource
 from tacit_client.site import Site
 from tacit_common.data import DataSource
 from tacit_common.errors import UnreadableRecordError
-from tacit_common.privacy.noise import InsecureSeededRandom, SecureRandom
-from tacit_common.study import Study
-from tacit_common.wire import (
+from tacit_common.messages import (
     DescribeRequest,
     ProbeReply,
     ProbeRequest,
@@ -25,6 +23,8 @@ from tacit_common.wire import (
     TrainReply,
     TrainRequest,
 )
+from tacit_common.privacy.noise import InsecureSeededRandom, SecureRandom
+from tacit_common.study import Study
 
 MakeStudy = Callable[..., Study]
 MakeSite = Callable[..., Site]

@@ -32,7 +32,7 @@ from tacit_common.privacy.noise import SecureRandom
 from tacit_common.privacy.plan import calibrate
 from tacit_common.study_file import parse_study
 from tacit_common.training import flatten_parameters
-from tacit_common.wire import RoundPlan, TrainRequest, parameters_sha256
+from tacit_common.messages import RoundPlan, TrainRequest, parameters_sha256
 
 torch.set_num_threads(1)
 folder, cap = Path(sys.argv[1]), float(sys.argv[2])

@@ -6,10 +6,10 @@ import weakref
 import numpy as np
 import pytest
 
+from tacit_common.messages import RoundPlan, parameters_sha256
 from tacit_common.remembered import remembered
 from tacit_common.study_file import parse_study
 from tacit_common.study_reference import EXAMPLE_STUDY
-from tacit_common.wire import RoundPlan, parameters_sha256
 
 
 class Thing:

@@ -13,11 +13,9 @@ from tacit_common.envelope import AnswerEnvelope, RequestEnvelope, RequestSeal, 
 from tacit_common.errors import WireError
 from tacit_common.identity import Identity
 from tacit_common.ledger_chain import SignedHead
+from tacit_common.messages import ProbeRequest, TrainReply, TrainRequest
 from tacit_common.study import Study
 from tacit_common.wire import (
-    ProbeRequest,
-    TrainReply,
-    TrainRequest,
     content_sha256,
     content_size,
     decode_envelope,

@@ -13,8 +13,7 @@ from hypothesis.extra import numpy as npst
 from pydantic import ValidationError
 
 from tacit_common.errors import RefusalCode, WireError
-from tacit_common.study import Study
-from tacit_common.wire import (
+from tacit_common.messages import (
     AccountRequest,
     DescribeRequest,
     ProbeReply,
@@ -25,12 +24,11 @@ from tacit_common.wire import (
     SiteDescription,
     TrainReply,
     TrainRequest,
-    decode_reply,
-    decode_request,
-    encode,
     message_type,
     parameters_sha256,
 )
+from tacit_common.study import Study
+from tacit_common.wire import decode_reply, decode_request, encode
 
 Vector64 = np.ndarray[tuple[int], np.dtype[np.float64]]
 

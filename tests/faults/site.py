@@ -7,8 +7,8 @@ import torch
 
 from tacit_client.records import read_records
 from tacit_client.site import ReplyT, Site
+from tacit_common.messages import ProbeRequest, Reply, Request, TrainReply, TrainRequest
 from tacit_common.training import seeded_generator, views_for
-from tacit_common.wire import ProbeRequest, Reply, Request, TrainReply, TrainRequest
 
 
 def as_faulty(site: Site, fault: type[Site]) -> Site:

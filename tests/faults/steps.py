@@ -4,11 +4,11 @@ from tacit_client.gradients import UnitGradients
 from tacit_client.pretrain import PrivateStepGradient
 from tacit_client.units import Units
 from tacit_common.data import DataSource
+from tacit_common.messages import RoundPlan
 from tacit_common.objectives.contract import PretrainModel
 from tacit_common.privacy.mechanism import PrivacyMechanism
 from tacit_common.privacy.noise import RandomSource
 from tacit_common.study import LocalPrivacyPlan
-from tacit_common.wire import RoundPlan
 
 
 class DividesByThePrivateCount(PrivateStepGradient):

@@ -7,9 +7,9 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from tacit_common.errors import IdentityError
+from tacit_common.messages import SiteDescription
 from tacit_common.study_file import parse_study
 from tacit_common.study_reference import EXAMPLE_STUDY
-from tacit_common.wire import SiteDescription
 
 Answering = Callable[[Message], Message | None]
 

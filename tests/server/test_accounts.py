@@ -7,6 +7,14 @@ import pytest
 
 from tacit_common.errors import RefusalCode
 from tacit_common.ledger_chain import SignedHead
+from tacit_common.messages import (
+    AccountRequest,
+    Refusal,
+    Reply,
+    Request,
+    SiteAccountReply,
+    SiteDescription,
+)
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy.events import (
     GaussianRelease,
@@ -16,14 +24,6 @@ from tacit_common.privacy.events import (
 from tacit_common.privacy.plan import calibrate
 from tacit_common.report.account import SiteAccount
 from tacit_common.study import Study
-from tacit_common.wire import (
-    AccountRequest,
-    Refusal,
-    Reply,
-    Request,
-    SiteAccountReply,
-    SiteDescription,
-)
 from tacit_common.witness import HeadBook
 from tacit_server import accounts as module
 from tacit_server.accounts import collect_accounts

@@ -8,7 +8,8 @@ from tests.server.exchange_case import STUDY, LateGrid, Roster, described, faili
 
 from tacit_common.errors import LinkError
 from tacit_common.ledger_chain import SignedHead
-from tacit_common.wire import DescribeRequest, encode, with_head
+from tacit_common.messages import DescribeRequest
+from tacit_common.wire import encode, with_head
 from tacit_server.app import GridExchange
 from tacit_server.exchange import Answer, Failure
 

@@ -7,10 +7,17 @@ import pytest
 from scipy import stats
 
 from tacit_common.errors import QuorumError, RefusalCode
+from tacit_common.messages import (
+    DescribeRequest,
+    Refusal,
+    Reply,
+    Request,
+    SiteDescription,
+    TrainReply,
+)
 from tacit_common.study import Study
 from tacit_common.study_file import parse_study
 from tacit_common.study_reference import EXAMPLE_STUDY
-from tacit_common.wire import DescribeRequest, Refusal, Reply, Request, SiteDescription, TrainReply
 from tacit_common.witness import HeadBook
 from tacit_server.cohort import (
     Meeting,

@@ -10,16 +10,8 @@ from tests.server.exchange_case import STUDY, Answering, LateGrid, Roster, descr
 
 from tacit_common.errors import IdentityError, RefusalCode, WireError
 from tacit_common.ledger_chain import SignedHead
-from tacit_common.wire import (
-    DescribeRequest,
-    Refusal,
-    Reply,
-    TrainReply,
-    decode_head,
-    decode_request,
-    encode,
-    with_head,
-)
+from tacit_common.messages import DescribeRequest, Refusal, Reply, TrainReply
+from tacit_common.wire import decode_head, decode_request, encode, with_head
 from tacit_server.app import GridExchange
 from tacit_server.exchange import Answer, Failure
 

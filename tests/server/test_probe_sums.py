@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from tacit_common.messages import ProbeReply, Request
 from tacit_common.model import build_model
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy.plan import calibrate
 from tacit_common.study import Study
 from tacit_common.training import flatten_parameters
-from tacit_common.wire import ProbeReply, Request
 from tacit_common.witness import HeadBook
 from tacit_server.cohort import Participant
 from tacit_server.exchange import Answer

@@ -12,11 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from tacit_common.errors import NonFiniteUpdateError, QuorumError, RefusalCode
-from tacit_common.plugins import PluginTable
-from tacit_common.privacy.plan import PrivacySchedule, calibrate
-from tacit_common.strategy import ParameterVector, StrategyState
-from tacit_common.study import FedAvgPlan, Study
-from tacit_common.wire import (
+from tacit_common.messages import (
     ProbeReply,
     Refusal,
     Reply,
@@ -26,6 +22,10 @@ from tacit_common.wire import (
     TrainRequest,
     parameters_sha256,
 )
+from tacit_common.plugins import PluginTable
+from tacit_common.privacy.plan import PrivacySchedule, calibrate
+from tacit_common.strategy import ParameterVector, StrategyState
+from tacit_common.study import FedAvgPlan, Study
 from tacit_common.witness import HeadBook
 from tacit_server.cohort import Participant
 from tacit_server.exchange import Answer, Failure

@@ -17,22 +17,19 @@ from tacit_client.site import Site
 from tacit_common.encoders import embed, load_encoder
 from tacit_common.errors import QuorumError, RefusalCode
 from tacit_common.ledger_chain import SignedHead
-from tacit_common.plugins import PluginTable
-from tacit_common.privacy.plan import calibrate
-from tacit_common.study import Study, StudyFile
-from tacit_common.study_file import parse_study
-from tacit_common.study_reference import EXAMPLE_STUDY
-from tacit_common.wire import (
+from tacit_common.messages import (
     DescribeRequest,
     Refusal,
     SiteDescription,
     TrainReply,
     TrainRequest,
-    decode_reply,
-    decode_request,
-    encode,
-    with_head,
 )
+from tacit_common.plugins import PluginTable
+from tacit_common.privacy.plan import calibrate
+from tacit_common.study import Study, StudyFile
+from tacit_common.study_file import parse_study
+from tacit_common.study_reference import EXAMPLE_STUDY
+from tacit_common.wire import decode_reply, decode_request, encode, with_head
 from tacit_server.app import GridExchange
 from tacit_server.checkpoint import RunState
 from tacit_server.exchange import Answer, Exchange, Failure

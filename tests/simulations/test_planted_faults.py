@@ -26,6 +26,7 @@ from tacit_client.pretrain import PrivateStepGradient
 from tacit_client.resident import gradient_path
 from tacit_client.units import Units
 from tacit_common.encoders.contract import Encoder
+from tacit_common.messages import RoundPlan, parameters_sha256
 from tacit_common.model import build_model
 from tacit_common.objectives.contract import Objective, PretrainModel, Views
 from tacit_common.plugins import PluginTable
@@ -34,7 +35,6 @@ from tacit_common.privacy.events import GaussianRelease
 from tacit_common.privacy.noise import LatticeGaussian, SecureRandom
 from tacit_common.study import LocalPrivacyPlan, Study
 from tacit_common.training import flatten_parameters, seeded_generator, trained_parameters
-from tacit_common.wire import RoundPlan, parameters_sha256
 from tacit_simulations.attacks.canary_run import GradientPath
 
 C = 1e-3  # below the norm of every gradient here, so that all are clipped

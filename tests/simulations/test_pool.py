@@ -15,17 +15,11 @@ from hypothesis import strategies as st
 
 from tacit_client.ledger_file import read_ledger
 from tacit_common.errors import RefusalCode, TacitError, WireError
+from tacit_common.messages import DescribeRequest, Refusal, SiteDescription, message_type
 from tacit_common.study import StudyFile
 from tacit_common.study_file import parse_study
 from tacit_common.study_reference import EXAMPLE_STUDY
-from tacit_common.wire import (
-    DescribeRequest,
-    Refusal,
-    SiteDescription,
-    decode_reply,
-    encode,
-    message_type,
-)
+from tacit_common.wire import decode_reply, encode
 from tacit_simulations.pool import PoolGrid, Workplace
 from tacit_simulations.shared_bytes import SharedBytes, apart, describe, restore, together
 from tacit_simulations.simulate import new_folder, read_folder, simulate, workers_that_pay
@@ -81,7 +75,7 @@ def test_memory_that_is_shorter_than_it_should_be_is_noticed() -> None:
 STUB = """
 import os, time
 from pathlib import Path
-from tacit_common.wire import SiteDescription
+from tacit_common.messages import SiteDescription
 
 class Ledger:
     head = None
@@ -237,7 +231,8 @@ OWNER = """
 import sys
 from tacit_common.flower.apps import begin_task
 from tacit_simulations.pool import PoolGrid, Workplace
-from tacit_common.wire import DescribeRequest, encode, message_type
+from tacit_common.messages import DescribeRequest, message_type
+from tacit_common.wire import encode
 from tacit_common.study_file import parse_study
 from tacit_common.study_reference import EXAMPLE_STUDY
 from flwr.app import Message

@@ -35,14 +35,16 @@ from tacit_common.errors import (
 from tacit_common.flower.apps import make_context
 from tacit_common.flower.fleet import Delivery
 from tacit_common.ledger_chain import SignedHead
-from tacit_common.study import Study
-from tacit_common.wire import (
+from tacit_common.messages import (
     AccountRequest,
     DescribeRequest,
     ProbeRequest,
     Refusal,
     Request,
     TrainRequest,
+)
+from tacit_common.study import Study
+from tacit_common.wire import (
     content_sha256,
     content_size,
     decode_envelope,

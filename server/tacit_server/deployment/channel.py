@@ -9,8 +9,8 @@ from tacit_common.envelope import AnswerEnvelope, RequestEnvelope, RequestSeal, 
 from tacit_common.errors import IdentityError, RefusalCode
 from tacit_common.flower.control import NodeState
 from tacit_common.identity import Identity
+from tacit_common.messages import Refusal
 from tacit_common.wire import (
-    Refusal,
     content_sha256,
     decode_envelope,
     decode_head,

@@ -7,6 +7,7 @@ sites came (from ledgers on the same disk, or over the wire) and in what may be 
 from collections.abc import Sequence
 
 from tacit_common.errors import RefusalCode
+from tacit_common.messages import parameters_sha256
 from tacit_common.objectives import build_objective
 from tacit_common.objectives.logit_dp import LogitDP
 from tacit_common.plugins import PluginTable
@@ -39,7 +40,6 @@ from tacit_common.report import (
 from tacit_common.report.recompute import figures_of_site
 from tacit_common.report.wording import LocalWording, NoneWording
 from tacit_common.study import LocalPrivacyPlan, NoPrivacyPlan, Study
-from tacit_common.wire import parameters_sha256
 from tacit_server.checkpoint import RunState
 from tacit_server.run_log import (
     ProbeFinished,

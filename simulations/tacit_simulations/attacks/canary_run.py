@@ -28,13 +28,13 @@ from tacit_client.records import required_image_shape
 from tacit_client.resident import ResidentModel, gradient_path
 from tacit_client.units import Units
 from tacit_common.data import DataSource
+from tacit_common.messages import RoundPlan, parameters_sha256
 from tacit_common.model import build_model
 from tacit_common.objectives.contract import Objective, PretrainModel
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy.noise import RandomSource
 from tacit_common.study import LocalPrivacyPlan, Study
 from tacit_common.training import flatten_parameters
-from tacit_common.wire import RoundPlan, parameters_sha256
 from tacit_simulations.attacks.canaries import CanaryHead, CanaryObjective, WithCanaries
 
 GradientPath = Callable[[PretrainModel, Objective, LocalPrivacyPlan], UnitGradients]

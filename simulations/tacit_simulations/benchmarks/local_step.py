@@ -17,6 +17,7 @@ from tacit_client import site as client_site
 from tacit_client.data import LabeledArraySource
 from tacit_client.pretrain import StepGradient
 from tacit_client.resident import ResidentModel
+from tacit_common.messages import RoundPlan, TrainReply, TrainRequest, parameters_sha256
 from tacit_common.model import build_model
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy.plan import calibrate
@@ -24,7 +25,6 @@ from tacit_common.procedural import strokes
 from tacit_common.strategy import ParameterVector
 from tacit_common.study import FederationPlan, Study
 from tacit_common.training import flatten_parameters, seeded_generator, trained_parameters
-from tacit_common.wire import RoundPlan, TrainReply, TrainRequest, parameters_sha256
 from tacit_simulations.benchmarks.measure import (
     Samples,
     Stages,

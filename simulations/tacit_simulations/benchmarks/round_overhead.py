@@ -23,13 +23,13 @@ import torch
 
 from tacit_client.site import Site
 from tacit_common.files import write_atomically
+from tacit_common.messages import TrainReply, TrainRequest
 from tacit_common.model import build_model
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy.plan import calibrate
 from tacit_common.strategy import ParameterVector
 from tacit_common.study import NoPrivacyPlan
 from tacit_common.training import flatten_parameters
-from tacit_common.wire import TrainReply, TrainRequest
 from tacit_server.run import Coordinator, RunFolder
 from tacit_simulations.benchmarks.measure import (
     Samples,

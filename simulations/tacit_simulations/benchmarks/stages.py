@@ -34,7 +34,7 @@ SITE: Table = {
     "decode the request": ("tacit_client.app:decode_request",),
     "encode a reply": ("tacit_client.app:encode",),
     "site": ("tacit_client.site:Site.answer",),
-    "identity of the request": ("tacit_common.wire:RoundPlan.key",),
+    "identity of the request": ("tacit_common.messages:RoundPlan.key",),
     "resident model": ("tacit_client.site:resident_model",),
     "policy": ("tacit_client.policy:SitePolicy.check",),
     "ledger: look up": (

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from tacit_client.site import Site
-from tacit_common.wire import TrainReply, TrainRequest
+from tacit_common.messages import TrainReply, TrainRequest
 from tacit_simulations.cli import main
 
 

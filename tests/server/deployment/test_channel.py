@@ -13,16 +13,8 @@ from tacit_common.errors import IdentityError, RefusalCode, WireError
 from tacit_common.flower.control import NodeState, node_public_key
 from tacit_common.identity import Identity
 from tacit_common.ledger_chain import Genesis, SignedHead, head_of, next_entry
-from tacit_common.wire import (
-    Refusal,
-    Reply,
-    TrainReply,
-    content_sha256,
-    decode_envelope,
-    encode,
-    with_envelope,
-    with_head,
-)
+from tacit_common.messages import Refusal, Reply, TrainReply
+from tacit_common.wire import content_sha256, decode_envelope, encode, with_envelope, with_head
 from tacit_server.deployment.channel import SignedChannel
 from tacit_server.deployment.roster import Roster
 

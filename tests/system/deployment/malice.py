@@ -25,15 +25,8 @@ from tacit_common.envelope import RequestSeal
 from tacit_common.flower.control import Control, node_public_key
 from tacit_common.flower.tasks import RunTask, TaskQueue
 from tacit_common.identity import Identity
-from tacit_common.wire import (
-    Reply,
-    Request,
-    content_sha256,
-    decode_reply,
-    encode,
-    message_type,
-    with_envelope,
-)
+from tacit_common.messages import Reply, Request, message_type
+from tacit_common.wire import content_sha256, decode_reply, encode, with_envelope
 from tacit_server.deployment.folder import ServerFolder
 
 _DESCRIPTION = """\

@@ -22,9 +22,7 @@ from tests.system.deployment.processes import wait_for
 from tacit_common.errors import RefusalCode
 from tacit_common.flower.control import Control
 from tacit_common.identity import Identity
-from tacit_common.privacy.plan import calibrate
-from tacit_common.study import LocalPrivacyPlan, Study, StudyFile
-from tacit_common.wire import (
+from tacit_common.messages import (
     AccountRequest,
     DescribeRequest,
     Refusal,
@@ -33,9 +31,11 @@ from tacit_common.wire import (
     SiteDescription,
     TrainReply,
     TrainRequest,
-    encode,
     parameters_sha256,
 )
+from tacit_common.privacy.plan import calibrate
+from tacit_common.study import LocalPrivacyPlan, Study, StudyFile
+from tacit_common.wire import encode
 from tacit_server.deployment.folder import ServerFolder
 
 pytestmark = pytest.mark.system

@@ -7,3 +7,5 @@
 documentation has it. Those of the peers run in an environment of their own
 (`requirements.txt`) and import nothing of Tacit but `task.py` and what measures.
 """
+
+__all__: list[str] = []
