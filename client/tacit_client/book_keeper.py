@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from tacit_client.gradients import require_rows
 from tacit_client.layer_pairs import LayerPairs
 from tacit_client.tape import Tape, refusal_of, watched_layers
 from tacit_common.errors import PrivacyConfigError
@@ -21,11 +22,6 @@ _MOST_CANCELLATION = 2.0**-8
 """The least norm that a unit is clipped by, over the length of its terms (`clip_weights`)."""
 
 _log = logging.getLogger(__name__)
-
-
-def supports(model: nn.Module) -> str | None:
-    """Why `model` cannot have its gradients kept as pairs; None if it can."""
-    return refusal_of(model)
 
 
 class BookKeeper:
@@ -52,7 +48,7 @@ class BookKeeper:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        reason = supports(model)
+        reason = refusal_of(model)
         if reason is not None:
             raise PrivacyConfigError(
                 "per-unit gradients cannot be clipped without being formed",
@@ -153,21 +149,6 @@ class BookKeeper:
             yield parameter, part.view(parameter.shape)
 
 
-def require_rows(loss: Tensor, rows: int) -> Tensor:
-    """`loss`, if it is one value a row, [rows].
-
-    Raises:
-        PrivacyConfigError: it is not.
-    """
-    if loss.shape == (rows,):
-        return loss
-    raise PrivacyConfigError(
-        "the objective gives no loss per unit",
-        why=f"its loss of a batch has {loss.dim()} dimensions, or not one value a row",
-        fix="return one value a row: see the Objective protocol",
-    )
-
-
 def clip_weights(pairs: Sequence[LayerPairs], counts: Tensor, l2_clip_norm: float) -> Tensor:
     """What to multiply each unit's summed gradient by, float64 [U]; 0 if it is not finite.
 
@@ -175,8 +156,8 @@ def clip_weights(pairs: Sequence[LayerPairs], counts: Tensor, l2_clip_norm: floa
 
     Guarantees: weight · true norm is at most C·(1 + 1e-12), whatever cancels: a layer's norms
     have their rounding added. Weight · terms is at most 2⁸·C: a unit is clipped by at least
-    2⁻⁸ of the length of its terms, Σ_t ‖g_t‖‖a_t‖ joint over layers. That shortens a gradient
-    only where all but a 256th of it cancels between tokens, and C is below what is left.
+    2⁻⁸ of the length of its terms, Σ_t ‖g_t‖‖a_t‖ joint over layers. So a unit is shortened
+    needlessly only if over 255/256 of its terms cancel.
     """
     squares, terms = torch.zeros_like(counts), torch.zeros_like(counts)
     for one in pairs:

@@ -1,13 +1,13 @@
 """The private gradient without per-unit gradients: units, views and passes of `BookKeeper`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from tacit_client.book_keeper import BookKeeper, require_rows
-from tacit_client.gradients import units_of_passes
+from tacit_client.book_keeper import BookKeeper
+from tacit_client.gradients import grid_of, require_rows, units_of_passes
 from tacit_common.errors import PrivacyConfigError
 from tacit_common.objectives.contract import Objective, PretrainModel, Views
 from tacit_common.privacy.clipping import CompensatedSum, clipped_sum
@@ -24,8 +24,8 @@ class BookKeepingGradients:
     """Forms the clipped sum of per-unit gradients where a record's loss is its own.
 
     Gives what `PerUnitGradients` gives, up to the rounding of the model's own type, on models
-    that `book_keeper.supports`. A unit holds at most `records_per_unit` records. Hooks are on
-    the model only while a pass runs.
+    that `tape.refusal_of` finds nothing against. A unit holds at most `records_per_unit`
+    records. Hooks are on the model only while a pass runs.
 
     What one unit changes in the sum, rounding included. A unit's weight times its true gradient
     has norm at most C (`clip_weights`). What is rounded in adding up n units is at most r·2⁻⁵³
@@ -93,7 +93,7 @@ class BookKeepingGradients:
             count += len(chunk)
             if count > MOST_UNITS:
                 raise _too_many()
-            grid, used = _grid(chunk, places, self._records_per_unit)
+            grid, used = grid_of(chunk, places, self._records_per_unit)
             if alone:
                 part = self._sum_alone(grid, used, generator, augmentations, l2_clip_norm)
             else:
@@ -152,15 +152,3 @@ def _too_many() -> PrivacyConfigError:
         why=f"up to {MOST_UNITS:,} units, rounding stays below what the noise allows for",
         fix="lower the sampling rate, or make two sites of it",
     )
-
-
-def _grid(units: Sequence[Tensor], places: int, slots: int) -> tuple[Tensor, Tensor]:
-    """Records [places, slots, ...] filled up with zeros, and where they are, bool."""
-    used = torch.zeros(places, slots, dtype=torch.bool)
-    if slots == 1 and len(units) == places:
-        return torch.stack(list(units)), used.fill_(True)
-    grid = units[0].new_zeros(places, slots, *units[0].shape[1:])
-    for place, records in enumerate(units):
-        grid[place, : len(records)] = records
-        used[place, : len(records)] = True
-    return grid, used

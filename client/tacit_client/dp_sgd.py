@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from tacit_client.gradients import units_of_passes
+from tacit_client.gradients import grid_of, require_rows, units_of_passes
 from tacit_common.errors import PrivacyConfigError
 from tacit_common.objectives.contract import Objective, PretrainModel, Views
 from tacit_common.privacy.clipping import CompensatedSum, clipped_sum
@@ -78,12 +78,8 @@ class PerUnitGradients:
         self, units: list[Tensor], places: int, generator: torch.Generator, augmentations: int
     ) -> list[Tensor]:
         """Gradient of every unit, one tensor [U, *shape] a parameter."""
-        slots, shape = self._records_per_unit, units[0].shape[1:]
-        grid = units[0].new_zeros(places, slots, *shape)
-        used = torch.zeros(places, slots, dtype=torch.bool)
-        for place, records in enumerate(units):
-            grid[place, : len(records)] = records
-            used[place, : len(records)] = True
+        slots = self._records_per_unit
+        grid, used = grid_of(units, places, slots)
         rows = self._rows_of_records(grid.flatten(0, 1), generator, augmentations)
         if slots == 1:
             return [row[: len(units)] for row in rows]
@@ -115,13 +111,7 @@ class PerUnitGradients:
 
     def _rows_of_pass(self, views: Views) -> list[Tensor]:
         size = len(views[0])
-        loss = self._objective.loss(self._model, views)  # [B]
-        if loss.shape != (size,):
-            raise PrivacyConfigError(
-                "the objective gives no loss per unit",
-                why=f"its loss of a batch has {loss.dim()} dimensions, or not one value a row",
-                fix="return one value a row: see the Objective protocol",
-            )
+        loss = require_rows(self._objective.loss(self._model, views), size)  # [B]
         with warnings.catch_warnings():
             # An embedding's integer input has no gradient; Opacus needs only its output's.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")

@@ -14,7 +14,7 @@ from tacit_client.layer_pairs import GhostPairs, LayerPairs, RowPairs, TablePair
 class Call:
     """What went into a layer and the gradient of what came out, [U, R, ...], R rows a unit.
 
-    Rows that hold no record have a gradient of zeros, and so do rows of units that are none.
+    Unused rows and padding units have zero gradients.
     """
 
     input: Tensor
@@ -43,7 +43,10 @@ def _sequence(values: Tensor) -> Tensor:
 
 
 def _pairs_of_sequences(layer: nn.Module, inputs: Tensor, gradients: Tensor) -> LayerPairs:
-    """From inputs [G, U, T, d], gradients [G, U, T, p]: formed where that takes no more memory."""
+    """From inputs [G, U, T, d], gradients [G, U, T, p]: formed where that takes no more memory.
+
+    It takes no more multiplications then either: T²(d + p) ≥ T·d·p.
+    """
     (groups, units, length, d), p = inputs.shape, gradients.shape[-1]
     weight, bias = trained(layer, "weight"), trained(layer, "bias")
     if weight is not None and d * p > length * (d + p):

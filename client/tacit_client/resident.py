@@ -5,12 +5,12 @@ from functools import cached_property
 
 import torch
 
-from tacit_client.book_keeper import supports
 from tacit_client.book_keeping import BookKeepingGradients
 from tacit_client.dp_sgd import PerUnitGradients
 from tacit_client.gradients import UnitGradients
 from tacit_client.in_unit import InUnitGradients
 from tacit_client.logit_dp import LogitGradients
+from tacit_client.tape import refusal_of
 from tacit_common.errors import PrivacyConfigError
 from tacit_common.model import build_model
 from tacit_common.objectives.contract import Coupling, Objective, PretrainModel
@@ -61,7 +61,7 @@ def gradient_path(
 
 def separable_path(model: PretrainModel) -> type[BookKeepingGradients] | type[PerUnitGradients]:
     """Clipping without forming gradients where the model's layers allow it."""
-    return BookKeepingGradients if supports(model) is None else PerUnitGradients
+    return BookKeepingGradients if refusal_of(model) is None else PerUnitGradients
 
 
 def no_bound(objective: Objective) -> PrivacyConfigError:

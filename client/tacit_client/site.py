@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from tacit_client import probe
+from tacit_client.book_keeping import MOST_UNITS
 from tacit_client.gate import require_separable
 from tacit_client.ledger import Ledger
 from tacit_client.outbox import Outbox
@@ -64,7 +65,7 @@ from tacit_common.privacy.events import (
     PrivacyEvent,
 )
 from tacit_common.privacy.noise import RandomSource
-from tacit_common.privacy.plan import PrivacySchedule
+from tacit_common.privacy.plan import PrivacySchedule, expected_batch
 from tacit_common.privacy.separability import Certificates
 from tacit_common.privacy.spend import Spend
 from tacit_common.remembered import remembered
@@ -230,6 +231,7 @@ class Site:
         resident = self._resident(plan.study)
         _check_fits(request, resident)
         _check_noise(plan, resident.schedule)
+        _check_batch(plan.study.privacy, self.declared_units)
         if isinstance(plan.study.privacy, LocalPrivacyPlan):
             required_image_shape(plan.study.encoder)
         if isinstance(request, ProbeRequest):
@@ -461,6 +463,23 @@ def _check_noise(plan: RoundPlan | ProbePlan, schedule: PrivacySchedule) -> None
             RefusalCode.POLICY,
             why=f"{plan.label()} has less noise than the study's own budget asks for",
             fix="send the noise multiplier that the study is calibrated to, or a larger one",
+        )
+
+
+def _check_batch(privacy: PrivacyPlan, declared_units: int) -> None:
+    """Refuse steps of more units than a sum is proven for, before they are paid for.
+
+    By the declared number of units, which is public. Half is kept for what the site holds
+    beyond it, and for chance; a step that is larger all the same fails, and stays paid.
+
+    Raises:
+        SiteRefusal: the expected batch is too large.
+    """
+    if not isinstance(privacy, LocalPrivacyPlan):
+        return
+    if expected_batch(declared_units, privacy.sampling_rate) > MOST_UNITS / 2:
+        raise _unfit(
+            f"a step would draw more than {MOST_UNITS // 2:,} units: lower the sampling rate"
         )
 
 

@@ -82,7 +82,7 @@ def _parameters(plan: ViTPlan, decoded: MaskedPlan | None) -> int:
 
 
 class _NothingDrawn(TorchFunctionMode):
-    """Leaves tensors that have no numbers as they are: to draw none, torch imports for 0.8 s."""
+    """Skips `nn.init.normal_`: it does nothing on meta tensors but import torch's compiler."""
 
     def __torch_function__(
         self,

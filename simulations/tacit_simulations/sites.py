@@ -114,13 +114,14 @@ class SimulatedSites:
         _keep_log(self.home / "log.txt")
         directory = self.ledger_path(index).parent
         source = self.source(index)
-        # One machine holds all sites: what it loses in a power cut, it loses whole.
-        identity = Identity.load_or_create(directory / IDENTITY_NAME, survive_power_loss=False)
+        # Ledgers in a run's own folder end with it, and a power cut takes all of it alike.
+        outlives = self.plan.sites_dir is not None
+        identity = Identity.load_or_create(directory / IDENTITY_NAME, survive_power_loss=outlives)
         ledger = Ledger(
             directory / LEDGER_NAME,
             site=self.name(index),
             identity=identity,
-            survive_power_loss=False,
+            survive_power_loss=outlives,
         )
         if key not in _atoms:  # reading all records once a process is enough
             _atoms[key] = bind(ledger, identity, source, lineage=Path(self.plan.dataset).name)
@@ -132,7 +133,7 @@ class SimulatedSites:
             ledger=ledger,
             atoms=_atoms[key],
             certificates=Certificates(certificates_path()),
-            outbox=Outbox(directory / "outbox", survive_power_loss=False),
+            outbox=Outbox(directory / "outbox", survive_power_loss=outlives),
             plugins=PluginTable(self.study.plugins),
             random=SecureRandom(),
             device=training_device(self.plan),

@@ -9,8 +9,8 @@ from opacus.layers import DPMultiheadAttention
 from tests.client.book_keeping_case import LossOfFirstView, check_layer, clipped, drawn
 from torch import Tensor, nn
 
-from tacit_client.book_keeper import supports
 from tacit_client.book_keeping import BookKeepingGradients
+from tacit_client.tape import refusal_of
 from tacit_common.errors import PrivacyConfigError
 from tacit_common.objectives.contract import PretrainModel
 
@@ -127,7 +127,7 @@ def name_of(value: object) -> str | None:
 def test_norms_and_sums_are_those_of_a_loop(
     module: nn.Module, shape: tuple[int, ...], fallbacks: int
 ) -> None:
-    assert supports(module) is None
+    assert refusal_of(module) is None
     check_layer(module, drawn(*shape))
     path = BookKeepingGradients(PretrainModel(module, nn.Identity()), LossOfFirstView())
     assert len(path.fallbacks) == fallbacks

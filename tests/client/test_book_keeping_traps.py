@@ -13,9 +13,9 @@ from tests.client.book_keeping_case import (
 )
 from torch import Tensor, nn
 
-from tacit_client.book_keeper import supports
 from tacit_client.book_keeping import BookKeepingGradients
 from tacit_client.dp_sgd import PerUnitGradients
+from tacit_client.tape import refusal_of
 from tacit_common.errors import PrivacyConfigError
 from tacit_common.model import build_model
 from tacit_common.objectives.contract import Objective, PretrainModel, Views
@@ -65,7 +65,7 @@ class Tied(nn.Module):
 )
 def test_what_cannot_be_kept_is_refused(module: nn.Module, reason: str) -> None:
     model = PretrainModel(module, nn.Linear(2, 2))
-    said = supports(model)
+    said = refusal_of(model)
     assert said is not None
     assert reason in said
     with pytest.raises(PrivacyConfigError, match=reason):
@@ -75,14 +75,14 @@ def test_what_cannot_be_kept_is_refused(module: nn.Module, reason: str) -> None:
 def test_a_module_that_compiles_its_own_call_is_refused() -> None:
     layer = nn.Linear(3, 3)
     layer.compile(backend="eager")
-    assert "is compiled" in str(supports(PretrainModel(layer, nn.Identity())))
+    assert "is compiled" in str(refusal_of(PretrainModel(layer, nn.Identity())))
 
 
 def test_a_model_with_hooks_of_opacus_is_refused(make_study: Callable[..., Study]) -> None:
     model, objective = build_model(make_study(), PluginTable())
-    assert supports(model) is None
+    assert refusal_of(model) is None
     PerUnitGradients(model, objective)
-    assert "hooks already" in str(supports(model))
+    assert "hooks already" in str(refusal_of(model))
 
 
 def test_frozen_parameters_stay_out() -> None:

@@ -572,6 +572,18 @@ def test_less_noise_than_the_studys_own_budget_asks_for_is_refused_before_anythi
     site.answer(probe_request(study, noise_multiplier=2 * probe_noise))
 
 
+def test_steps_of_more_units_than_a_sum_is_proven_for_are_refused_before_anything_is_paid(
+    make_site: MakeSite,
+    make_study: MakeStudy,
+    train_request: Ask,
+    journal: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tacit_client.site.MOST_UNITS", 4)
+    assert refused(watched(make_site, journal), train_request(make_study())) is RefusalCode.MESSAGE
+    assert journal == []
+
+
 def test_releases_that_the_study_does_not_plan_are_refused_before_anything_is_paid(
     make_site: MakeSite, make_study: MakeStudy, train_request: Ask, probe_request: AskProbe
 ) -> None:

@@ -176,7 +176,8 @@ def in_fresh_process(case: str, **arguments: str | int) -> Samples:
 
 
 def _run(command: list[str], output: int) -> int:
-    child = subprocess.Popen(command, stdout=output, stderr=output)  # noqa: S603 - our own module
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen(command, stdout=output, stderr=output, env=one_thread)  # noqa: S603 - our own module
     try:
         return child.wait(_TIMEOUT_S)
     except KeyboardInterrupt:

@@ -44,12 +44,15 @@ def page(results: dict[str, Record]) -> str:
 _INTRODUCTION = """# How fast
 
 Every figure here is read from `simulations/tacit_simulations/benchmarks/results`, where each
-file holds what one command measured, and on what. `make bench` measures everything again, and
-`make docs` writes this page from it. What is measured runs in fresh processes; torch and BLAS
-get one thread in each unless it says otherwise.
+file holds what one command measured, and on what. `make bench` measures everything again but
+the comparison with others, which is `make bench-peers`, and `make docs` writes this page from it.
+A command with `--quick` had fewer sizes and repetitions. What is measured runs in fresh processes,
+with one thread in each unless it says otherwise; start-up runs as a user's would.
 
-No figure was taken with a guarantee switched off: ledgers are written and signed, noise comes
-from the AES-256 generator, sums are in float64, and every round ends in a checkpoint.
+Everything that privacy stands on is switched on: ledgers are written and signed, noise comes
+from the AES-256 generator, sums are in float64, and every round ends in a checkpoint. Simulated
+sites and their checkpoints survive `kill -9`, but not a power cut; a deployment flushes both to
+the disk, and so does a simulation whose ledgers outlive it (`simulation.sites_dir`).
 """
 
 

@@ -152,7 +152,7 @@ def round_times(
         coordinator = Coordinator(
             study.travelling(),
             calibrate(study.travelling()),
-            RunFolder(Path(folder)),
+            RunFolder(Path(folder), survive_power_loss=False),
             PluginTable(),
             device=training_device(plan),
             watchers=[clock.watch],

@@ -23,7 +23,7 @@ from tacit_common.report.participation import RoundReport
 from tacit_common.report.schema import Report
 
 ENGINES = {
-    "in-process": "simulated in one process",
+    "in-process": "simulated on one machine",
     "ray": "simulated on Ray",
     "deployed": "deployed: each site on a machine of its own, over Flower and TLS",
 }

@@ -19,7 +19,7 @@ import numpy as np
 from tacit_common.errors import TacitError
 from tacit_simulations.benchmarks.measure import Samples, Track, scratch_folder
 from tacit_simulations.benchmarks.peers.contestants import CORES, MEMORY, Contestant, run
-from tacit_simulations.benchmarks.peers.tacit_engine import can_use_workers, deal
+from tacit_simulations.benchmarks.peers.tacit_engine import deal
 from tacit_simulations.benchmarks.peers.task import Dealt, Work, read_dealt
 from tacit_simulations.benchmarks.record import Figure, exact, median, summarise
 
@@ -74,7 +74,7 @@ class Match:
 
     def in_turn(self, turn: int) -> list[Contestant]:
         """Who runs in a turn: everyone in the first, then those that a target compares."""
-        able = [c for c in self.contestants if c.key != TACIT_CORES.key or can_use_workers()]
+        able = list(self.contestants)
         judged = {c.key for t in self.targets if t.most is not None for c in (t.tacit, t.of)}
         again = [c for c in able if turn == 0 or c.key in judged]
         return again if turn % 2 == 0 else again[::-1]
@@ -121,6 +121,7 @@ def plan(rounds: int, repetitions: int, *, epsilon_rounds: bool) -> Plan:
                     Target(TACIT, FLOWER_OPACUS),
                     Target(TACIT, OPACUS),
                 ),
+                repetitions,
             ),
             Match(
                 w2,

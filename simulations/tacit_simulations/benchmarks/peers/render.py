@@ -55,7 +55,7 @@ def markdown(record: Record) -> str:
     """Tables of seconds, ratios and memory, one a work, and of who does what besides."""
     conditions = list(dict.fromkeys(figure.condition for figure in record.figures))
     parts = [_work(record, condition) for condition in conditions]
-    parts += [_targets(record), _does()]
+    parts.append(_does())
     return "\n\n".join(parts) + "\n"
 
 
@@ -93,21 +93,6 @@ def _work(record: Record, condition: str) -> str:
         APART,
     ]
     return f"**{condition}**\n\n{_table(headings, rows)}"
-
-
-def _targets(record: Record) -> str:
-    rows = [
-        [
-            figure.condition.partition(":")[0],
-            figure.name,
-            f"{figure.value:.3g}",
-            f"≤ {figure.target:.3g}",
-            "yes" if figure.met else "**no**",
-        ]
-        for figure in record.figures
-        if figure.target is not None
-    ]
-    return _table(["work", "ratio", "measured", "target", "met"], rows)
 
 
 def _does() -> str:

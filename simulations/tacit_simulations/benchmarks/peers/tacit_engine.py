@@ -9,7 +9,7 @@ import torch
 from tacit_common.model import build_model
 from tacit_common.plugins import PluginTable
 from tacit_common.privacy.plan import calibrate
-from tacit_common.study import SimulationPlan, StudyFile
+from tacit_common.study import StudyFile
 from tacit_common.training import flatten_parameters
 from tacit_server.run import RunFolder
 from tacit_server.run_log import LoggedEvent, Passing, RoundFinished, RunStarted
@@ -27,11 +27,6 @@ from tacit_simulations.sites import SimulatedSites
 
 _IMAGES = "images.npy"
 _HERE = "tacit_simulations.benchmarks.peers"
-
-
-def can_use_workers() -> bool:
-    """Whether a simulation can be spread over processes, `[simulation] workers`."""
-    return "workers" in SimulationPlan.model_fields
 
 
 def study_of(work: Work, folder: Path, *, workers: int = 1) -> StudyFile:
@@ -52,9 +47,8 @@ def study_of(work: Work, folder: Path, *, workers: int = 1) -> StudyFile:
         "device": "cpu",
         "threads": 1,
         "physical_batch": work.most_drawn,
+        "workers": workers,
     }
-    if can_use_workers():
-        simulation["workers"] = workers
     images = {"image_size": IMAGE_SIZE, "channels": CHANNELS}
     return StudyFile.model_validate(
         {

@@ -45,7 +45,7 @@ class Work:
 
     @property
     def most_drawn(self) -> int:
-        """Records that a random batch next to never exceeds: five standard deviations more."""
+        """Rows to allow a random batch: its mean and five standard deviations."""
         stddev = math.sqrt(self.batch * (1 - self.sampling_rate))
         return min(self.records, math.ceil(self.batch + 5 * stddev))
 
