@@ -78,7 +78,8 @@ class BookKeeper:
         `loss_of_rows` runs the model on a batch of `rows` rows and returns their losses,
         [rows]; it is not called for an empty batch. No noise is added.
 
-        Guarantees: as `clipped_sum`, then rounded to the parameters' own type.
+        The sum is rounded to the parameters' own type, which can add to a row's influence: in
+        float32 by about 2⁻²⁴ of the sum's length. `clipped_sum` has no such rounding.
 
         Raises:
             PrivacyConfigError: as `clipped_sum`.

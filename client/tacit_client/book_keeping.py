@@ -135,6 +135,8 @@ class BookKeepingGradients:
         Its rows all belong to one unit, so plain autograd adds up what belongs together.
         """
         [rows_used] = used
+        # An empty slot repeats a record: of zeros a model may make NaN, which 0 does not cancel.
+        grid = torch.where(rows_used.view(1, -1, *[1] * (grid.dim() - 2)), grid, grid[:, :1])
         means = [torch.zeros_like(parameter) for parameter in self._parameters]
         for done in range(augmentations):
             views = self._views(grid, generator, 1)

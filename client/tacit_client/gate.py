@@ -76,7 +76,8 @@ def require_separable(
             physical_batch=physical_batch,
         )
 
-    certificates.require(key and f"{key}-{len(records)}-{device.type}", check)
+    shape = f"{len(records)}-{physical_batch}-{device.type}"
+    certificates.require(key and f"{key}-{shape}", check)
     _passed.add(known)
 
 

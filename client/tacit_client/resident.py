@@ -19,6 +19,7 @@ from tacit_common.plugins import PluginTable
 from tacit_common.privacy.plan import PrivacySchedule, calibrate
 from tacit_common.privacy.separability import require_legal
 from tacit_common.study import LocalPrivacyPlan, Study
+from tacit_common.training import trained_size
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class ResidentModel:
     def schedule(self) -> PrivacySchedule:
         """What the study itself plans to release, and with how much noise."""
         return calibrate(self.study)
+
+    @cached_property
+    def size(self) -> int:
+        """Number of trained parameters, P."""
+        return trained_size(self.model)
 
     @cached_property
     def gradients(self) -> UnitGradients:

@@ -68,11 +68,9 @@ from tacit_common.privacy.noise import RandomSource
 from tacit_common.privacy.plan import PrivacySchedule, expected_batch
 from tacit_common.privacy.separability import Certificates
 from tacit_common.privacy.spend import Spend
-from tacit_common.remembered import remembered
 from tacit_common.report.account import site_account
 from tacit_common.strategy import ParameterVector
 from tacit_common.study import FederationPlan, LocalPrivacyPlan, PrivacyPlan, Study
-from tacit_common.training import trained_size
 
 _log = logging.getLogger(__name__)
 _CPU = torch.device("cpu")
@@ -413,7 +411,7 @@ def _check_fits(request: TrainRequest | ProbeRequest, resident: ResidentModel) -
     Raises:
         SiteRefusal: parts of the request contradict each other or the study's model.
     """
-    size = _size_of(resident)
+    size = resident.size
     if len(request.parameters) != size:
         raise _unfit(f"{len(request.parameters)} parameters are sent for a model of {size}")
     if parameters_sha256(request.parameters) != request.plan.parameters_sha256:
@@ -434,11 +432,6 @@ def _check_fits(request: TrainRequest | ProbeRequest, resident: ResidentModel) -
             or not np.isfinite(request.basis_components).all()
         ):
             raise _unfit("the probe's basis is not finite")
-
-
-@remembered(kept=1)
-def _size_of(resident: ResidentModel) -> int:
-    return trained_size(resident.model)
 
 
 def _check_noise(plan: RoundPlan | ProbePlan, schedule: PrivacySchedule) -> None:

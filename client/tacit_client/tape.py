@@ -82,6 +82,8 @@ def refusal_of(model: nn.Module) -> str | None:
     for name, module in model.named_modules():
         if _is_compiled(module):
             return f"module '{name}' is compiled, so that its layers cannot be watched"
+        if isinstance(module, _BatchNorm):  # frozen, or without parameters, too
+            return f"module '{name}' is a {type(module).__name__}, which mixes the units of a batch"
     for layer in watched_layers(model):
         reason = _refusal_of_layer(layer)
         if reason is not None:
@@ -99,8 +101,6 @@ def _refusal_of_layer(layer: WatchedLayer) -> str | None:
         return f"is a {type(module).__name__} with parameters that are no real numbers"
     if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in _own(layer)):
         return "has hooks already"
-    if isinstance(module, _BatchNorm):
-        return f"is a {type(module).__name__}, which mixes the units of a batch"
     if isinstance(module, nn.Embedding) and (
         module.max_norm is not None or module.scale_grad_by_freq or module.sparse
     ):
@@ -249,7 +249,8 @@ class Tape:
         """The same, in a graph: nothing before the first layers takes a gradient."""
         if not isinstance(result, Tensor) or not result.is_floating_point() or result.requires_grad:
             return result
-        if result._is_view():  # perhaps of a parameter, which is not to change
+        # Perhaps of a parameter, or one itself, which is not to change.
+        if result._is_view() or isinstance(result, nn.Parameter):
             result = result.clone()
         marked: Tensor = _Source.apply(result, self._anchor)  # type: ignore[no-untyped-call]
         return marked

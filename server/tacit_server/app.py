@@ -162,12 +162,14 @@ class GridExchange:
         if self._connections is None or not self._connections.is_due:
             return {}
         anew = self._connections.anew()
-        nodes = [node for node in question.waiting if node in anew]
+        nodes = [node for node in question.waiting if node in anew and question.may_ask(node)]
         if not nodes or question.left_s < _TOO_LATE_S:
             return {}
-        failed = self._put(question, nodes, again=True)
-        for node in failed:
-            question.settle(node)
+        failed = {}
+        for node, failure in self._put(question, nodes, again=True).items():
+            if failure is Failure.NOT_ENROLLED or not question.may_arrive(node):
+                question.settle(node)
+                failed[node] = failure
         return failed
 
     def _heard(self, question: Question, message: Message) -> dict[int, Reply | Failure]:

@@ -49,6 +49,10 @@ class RunState:
         return self.strategy.round
 
 
+class _Format(BaseModel):
+    format: int
+
+
 class _Header(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -59,7 +63,7 @@ class _Header(BaseModel):
     initial_sha256: Hex64
     events: list[LoggedEvent]
     heads: dict[str, SignedHead]
-    sha256: str
+    sha256: Hex64
 
 
 class _Texts:
@@ -172,11 +176,16 @@ def _read(path: Path) -> tuple[RunState, str]:
     """The state in a checkpoint, and the checksum of its initial parameters' file."""
     head, _, body = _content(path).partition(b"\n")
     try:
+        found = _Format.model_validate_json(head).format
+        if found != _FORMAT:
+            raise CheckpointError(
+                f"checkpoint '{path.name}' is of another version",
+                why=f"it has format {found}, this version reads {_FORMAT}",
+                fix="resume with the version of Tacit that wrote it: the file is sound",
+            )
         header = _Header.model_validate_json(head)
     except ValidationError:
         raise _damaged(path, "its header cannot be read") from None
-    if header.format != _FORMAT:
-        raise _damaged(path, f"it has format {header.format}, this version reads {_FORMAT}")
     before, _, after = head.rpartition(header.sha256.encode())
     if _checksum([before, after], body) != header.sha256:
         raise _damaged(path, "its content does not match its checksum")

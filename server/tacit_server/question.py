@@ -7,12 +7,14 @@ answers from its store what it has paid for, so no question is paid for twice.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from tacit_common.errors import LinkError
 from tacit_common.messages import Request
 
 _LOOK_S = 3.0  # between two looks who has connected; one is a query of the SuperLink's database
+_MOST_TIMES = 4  # that a node is asked one question
 _RETURN_S = 30.0  # in which a site that lost its connection, or was started again, is back
 
 
@@ -24,6 +26,7 @@ class Question:
         self._deadline = time.monotonic() + timeout_s
         self._node_of: dict[str, int] = {}  # of messages that may still be replied to
         self._waiting: dict[int, set[str]] = {}  # those messages, by node
+        self._asked: Counter[int] = Counter()
 
     @property
     def left_s(self) -> float:
@@ -44,6 +47,11 @@ class Question:
         """A node is asked, perhaps once more, by a message of this name."""
         self._waiting.setdefault(node, set()).add(message)
         self._node_of[message] = node
+        self._asked[node] += 1
+
+    def may_ask(self, node: int) -> bool:
+        """Whether a node has not been asked too often: each time costs a whole message."""
+        return self._asked[node] < _MOST_TIMES
 
     def take(self, message: str) -> int | None:
         """The node that a message asked, which is replied to now; None if nobody waits for it."""

@@ -153,6 +153,7 @@ def work(pipe: Connection, requests: SharedBytes, slots: list[SharedBytes]) -> N
 
 
 def _listen(pipe: Connection, requests: SharedBytes, desk: _Desk) -> None:
+    """Take what the pool says, until it says that it is over; whatever else ends it ends all."""
     try:
         while True:
             frame = json.loads(pipe.recv_bytes())
@@ -167,6 +168,8 @@ def _listen(pipe: Connection, requests: SharedBytes, desk: _Desk) -> None:
                 return
     except (EOFError, OSError):
         os._exit(os.EX_OK)  # nobody is there any more: not a moment longer
+    except BaseException:
+        os._exit(os.EX_SOFTWARE)  # the pool sees a worker that died, and the run goes on
 
 
 def _jobs_of(frame: dict[str, Any], requests: SharedBytes) -> list[_Job]:

@@ -8,11 +8,12 @@ import pytest
 import torch
 from tests.client.book_keeping_case import (
     C,
+    LossOfFirstView,
     assert_close,
     clipped,
     images,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 from tacit_client.book_keeping import BookKeepingGradients
 from tacit_client.dp_sgd import PerUnitGradients
@@ -98,6 +99,30 @@ def test_a_unit_whose_views_do_not_fit_one_pass_gets_passes_of_its_own(study: St
     units = [images(n, seed=n) for n in (1, 3, 2)]
     fast = clipped(ours, units, augmentations=4, physical_batch=3)
     assert_close(fast, clipped(theirs, units, augmentations=4, physical_batch=3), 1e-6)
+
+
+class NaNOfNothing(nn.Module):
+    """An encoder whose features of an image of zeros are not finite."""
+
+    embed_dim = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        flat = images.flatten(1)
+        features: Tensor = self.layer(flat / flat.norm(dim=1, keepdim=True))
+        return features
+
+
+def test_empty_slots_of_a_unit_with_passes_of_its_own_reach_nothing() -> None:
+    path = BookKeepingGradients(
+        PretrainModel(NaNOfNothing(), nn.Identity()), LossOfFirstView(), records_per_unit=4
+    )
+    alone = clipped(path, [images(2)], augmentations=3, physical_batch=4)
+    assert torch.isfinite(alone).all()
+    assert alone.norm() > 0
 
 
 def test_an_empty_sample_gives_zeros_of_the_right_length(study: Study) -> None:

@@ -1,5 +1,6 @@
 """What other paths fall into: each is handled, or refused with its reason."""
 
+import contextlib
 import copy
 from collections.abc import Callable
 
@@ -13,6 +14,7 @@ from tests.client.book_keeping_case import (
 )
 from torch import Tensor, nn
 
+from tacit_client.book_keeper import BookKeeper
 from tacit_client.book_keeping import BookKeepingGradients
 from tacit_client.dp_sgd import PerUnitGradients
 from tacit_client.tape import refusal_of
@@ -59,9 +61,10 @@ class Tied(nn.Module):
         (Tied(), "are one"),
         (nn.Embedding(3, 3, max_norm=1.0), "changes its table"),
         (nn.BatchNorm1d(3), "mixes the units"),
+        (nn.BatchNorm1d(3, affine=False), "mixes the units"),
         (torch.compile(nn.Linear(3, 3), backend="eager"), "is compiled"),
     ],
-    ids=["tied", "max norm", "batch norm", "torch.compile"],
+    ids=["tied", "max norm", "batch norm", "frozen batch norm", "torch.compile"],
 )
 def test_what_cannot_be_kept_is_refused(module: nn.Module, reason: str) -> None:
     model = PretrainModel(module, nn.Linear(2, 2))
@@ -83,6 +86,27 @@ def test_a_model_with_hooks_of_opacus_is_refused(make_study: Callable[..., Study
     assert refusal_of(model) is None
     PerUnitGradients(model, objective)
     assert "hooks already" in str(refusal_of(model))
+
+
+class Table(nn.Module):
+    """Returns its parameter itself, one row a unit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(drawn(5, 3))
+
+    def forward(self, _: Tensor) -> Tensor:
+        return self.rows
+
+
+def test_a_parameter_that_a_layer_returns_stays_one() -> None:
+    table = Table()
+    model = nn.Sequential(table, nn.Linear(3, 2).double())
+    with contextlib.suppress(PrivacyConfigError):
+        keeper = BookKeeper(model)
+        keeper.fill_gradients(lambda: model(drawn(5, 3)).sum(dim=1), rows=5, l2_clip_norm=1.0)
+    assert table.rows.is_leaf
+    assert table.rows.requires_grad
 
 
 def test_frozen_parameters_stay_out() -> None:

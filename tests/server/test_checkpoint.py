@@ -284,6 +284,17 @@ def test_a_checkpoint_of_another_format_is_refused(run: Path, changes: dict[str,
     assert_refused_and_the_older_one_intact(run)
 
 
+def test_a_checkpoint_of_the_version_before_is_not_called_damaged(run: Path) -> None:
+    path = newest_file(run)
+    head, _, body = path.read_bytes().partition(b"\n")
+    fields = {**json.loads(head), "format": 2}
+    del fields["initial_sha256"]
+    path.write_bytes(json.dumps(fields).encode() + b"\n" + body)
+    with pytest.raises(CheckpointError, match="of another version") as caught:
+        read(run)
+    assert "the file is sound" in caught.value.fix
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"\n", b"{}\n", b"null\n", b"\xff\xfe\n\n", b"not a checkpoint"], ids=repr
 )

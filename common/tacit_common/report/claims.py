@@ -36,8 +36,12 @@ class Release(Part):
     mechanism: Text = Field(description="In words: what is summed, clipped and noised.")
     event: PrivacyEvent = Field(description="What accounting needs: rate, noise multiplier, steps.")
     l2_clip_norm: float = Field(gt=0, description="Bound C on what is clipped.")
-    l2_sensitivity: float = Field(gt=0, description="What one unit changes, rounding included.")
-    noise_stddev: float = Field(gt=0, description="Of each coordinate of the sum.")
+    l2_sensitivity: float = Field(
+        gt=0,
+        description="What one unit changes, with the rounding to the lattice. A site adds what "
+        "floats may round in its sums, at most 2⁻¹³ of C, and noises that much more.",
+    )
+    noise_stddev: float = Field(gt=0, description="Of each coordinate of the sum, at least.")
 
 
 class CurvePoint(Part):

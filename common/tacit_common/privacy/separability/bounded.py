@@ -3,7 +3,7 @@
 Separability is checked in float64, where a fault cannot hide behind rounding. A coupling
 that is there in float32 alone, on one device alone, or from a number of rows on, is seen
 here: whatever a unit becomes, the clipped sum of production must move by no more than two
-contributions, the old one and the new.
+contributions, the old one and the new; and by one, if the new one has to be nothing.
 """
 
 import math
@@ -59,7 +59,9 @@ def check_bounded(
         before = total(units, bound)
         for kind, stranger in _strangers(units[0]).items():
             moved = float((total([stranger, *units[1:]], bound) - before).norm())
-            if not moved <= 2 * sensitivity * bound * (1 + _ROUNDING):
+            # One that is not finite contributes nothing: only the old contribution goes.
+            contributions = 1 if kind == NAN else 2
+            if not moved <= contributions * sensitivity * bound * (1 + _ROUNDING):
                 detail = f"a unit that became {kind} moved it {moved / bound:.1f} clip norms"
                 raise Violation(Clause.BOUNDED, detail).refusal(name)
 
