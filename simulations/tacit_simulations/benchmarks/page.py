@@ -14,9 +14,10 @@ from tacit_simulations.benchmarks.profile import WHOLE
 from tacit_simulations.benchmarks.reasons import REASONS
 from tacit_simulations.benchmarks.record import Figure, Record
 from tacit_simulations.benchmarks.round_clock import END, START
-from tacit_simulations.benchmarks.startup import FIRST_ROUND, HELP
 
 RESULTS = Path(__file__).parent / "results"
+
+_OURS, _OVER_PLAIN = "book-keeping", " over plain: time"
 
 _MODES = {"local": "local differential privacy", "none": "without privacy"}
 _CURVES = {"sites": "registered sites", "parameters": "parameters", "records": "records a site"}
@@ -110,6 +111,25 @@ def _everything(record: Record) -> Iterator[str]:
         shown = condition if condition != above else ""
         yield f"| {shown} | {name} | {_minimum(figures)} | {_other(figures)} |"
         above = condition
+    yield ""
+
+
+def _gradients(record: Record) -> Iterator[str]:
+    """One row a size and batch: the ordinary gradient, and each way to clip over it."""
+    ways = [f.name.partition(" over ")[0] for f in record.figures if f.name.endswith(_OVER_PLAIN)]
+    columns = list(dict.fromkeys(ways))
+    yield "Minima of the turns. What a row lacks takes more memory or time than was spent on it.\n"
+    yield f"| | ordinary gradient | {' | '.join(columns)} | memory of {_OURS} over ordinary |"
+    yield "|---|---:|" + "---:|" * (len(columns) + 1)
+    for condition in dict.fromkeys(figure.condition for figure in record.figures):
+        found = {
+            figure.name: _number(figure.value, figure.unit)
+            for figure in record.figures
+            if figure.condition == condition and not figure.statistic.startswith("median")
+        }
+        names = ["plain: time", *(f"{way}{_OVER_PLAIN}" for way in columns)]
+        cells = [found.get(name, "") for name in [*names, f"{_OURS} over plain: memory"]]
+        yield f"| {condition} | {' | '.join(cells)} |"
     yield ""
 
 
@@ -208,7 +228,7 @@ _SECTIONS: dict[str, Section] = {
         "The private gradient",
         "The clipped sum of one step by each way of forming it, beside the same step's ordinary "
         "gradient. They take turns in one process.\n",
-        _everything,
+        _gradients,
     ),
     "local_step": (
         "A local step",
@@ -289,35 +309,55 @@ def _panel(
 
 def headlines(results: dict[str, Record]) -> str:
     """What the README quotes: a table, and the machine in a sentence."""
-    rows = [*_ratio_rows(results), *_sites_rows(results), *_startup_rows(results)]
+    parts = (_gradient_rows, _peer_rows, _sites_rows, _startup_rows)
+    rows = [row for part in parts for row in part(results)]
     machine = results["scaling"].machine.in_words()
     return (
-        "| | |\n|---|---:|\n"
-        + "\n".join(f"| {what} | {value} |" for what, value in rows)
-        + f"\n\nMeasured on {machine}.\n"
+        "| | measured | target |\n|---|---:|---:|\n"
+        + "\n".join(f"| {what} | {value} | {target} |" for what, value, target in rows)
+        + f"\n\nMeasured on {machine}. A ratio below 1 means that Tacit takes less.\n"
     )
 
 
-def _ratio_rows(results: dict[str, Record]) -> Iterator[tuple[str, str]]:
-    """What was compared and has a target: the private gradient, and other frameworks."""
-    for name in ("clipping", "peers"):
-        for figure in results[name].figures if name in results else ():
-            if figure.target is not None:
-                where = figure.condition.partition(":")[0]
-                yield f"{figure.name} ({where})", _number(figure.value, figure.unit)
+Row = tuple[str, str, str]
+"""What, the figure, and the most that was aimed at."""
 
 
-def _startup_rows(results: dict[str, Record]) -> Iterator[tuple[str, str]]:
+def _gradient_rows(results: dict[str, Record]) -> Iterator[Row]:
+    """The private gradient of the largest model, at its first batch."""
+    record = results.get("clipping")
+    if record is None:
+        return
+    largest = max(
+        dict.fromkeys(figure.condition for figure in record.figures),
+        key=lambda condition: int(condition.split()[0].replace(",", "")),
+    )
+    for figure in record.figures:
+        if figure.condition == largest and figure.target is not None:
+            yield _row(f"clipped sum, {figure.name} ({largest})", figure)
+
+
+def _peer_rows(results: dict[str, Record]) -> Iterator[Row]:
+    record = results.get("peers")
+    for figure in record.figures if record is not None else ():
+        if figure.target is not None:
+            work = figure.condition.partition(": ")[2]
+            yield _row(f"{figure.name} ({work})", figure)
+
+
+def _row(what: str, figure: Figure) -> Row:
+    target = "" if figure.target is None else _number(figure.target, figure.unit)
+    return what, _number(figure.value, figure.unit), target
+
+
+def _startup_rows(results: dict[str, Record]) -> Iterator[Row]:
     record = results["startup"]
-    yield "the help of `tacit`", _number(record.value(HELP, statistic="median"), "s")
-    seconds = record.value(FIRST_ROUND, "with its", statistic="median")
-    yield (
-        "`tacit simulate`, from the start of the process to its first round",
-        _number(seconds, "s"),
-    )
+    for figure in record.figures:
+        if figure.target is not None:
+            yield _row(f"{figure.name} ({figure.condition})", figure)
 
 
-def _sites_rows(results: dict[str, Record]) -> Iterator[tuple[str, str]]:
+def _sites_rows(results: dict[str, Record]) -> Iterator[Row]:
     record = results["scaling"]
     for mode, words in _MODES.items():
         series = f"sites, {mode}"
@@ -326,7 +366,8 @@ def _sites_rows(results: dict[str, Record]) -> Iterator[tuple[str, str]]:
         _, memory = record.curve(series, scaling.MEMORY)[-1]
         yield (
             f"a simulated round of {asked:,.0f} sites out of {sites:,.0f}, {words}",
-            f"{_number(seconds, 's')} and {_number(memory, 'MiB')} in all",
+            f"{_number(seconds, 's')}, {_number(memory, 'MiB')}",
+            f"{_number(scaling.LARGEST_MEMORY_MIB, 'MiB')}" if sites >= 10_000 else "",
         )
 
 

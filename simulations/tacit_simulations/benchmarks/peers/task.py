@@ -52,13 +52,14 @@ class Work:
     @property
     def title(self) -> str:
         """What a round is, in a line."""
-        drawn = "the site's" if self.sampling_rate == 1 else "drawn at random, about"
+        whole = self.sampling_rate == 1
+        drawn = f"all {self.batch}" if whole else f"about {self.batch}, drawn at random"
         privacy = (
             "without DP" if self.epsilon is None else f"DP-SGD, ε {self.epsilon:g} for a record"
         )
         return (
             f"{self.name}: {self.sites} sites × {self.records} records, {self.local_steps} steps "
-            f"of {drawn} {self.batch}, {privacy}"
+            f"of {drawn}, {privacy}"
         )
 
     @property
