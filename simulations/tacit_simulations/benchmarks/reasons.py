@@ -40,9 +40,9 @@ REASONS: dict[tuple[str, str], str] = {
     ),
     ("round_overhead", "cost per site and round"): (
         "with few sites it is what is done once a round: public loss, checkpoint, the hash of the "
-        "parameters, and ε so far. With very many under privacy it is the outbox: each site keeps "
-        "its last four answers on the disk, more than the disk's cache takes in. Next: those answers "
-        "in one file that is written over, and ε of the next round while sites work."
+        "parameters, and ε so far. With very many under privacy it is the outbox, in which each site "
+        "keeps its last four answers on the disk. Next: those answers in one file that is written "
+        "over, and ε of the next round while sites work."
     ),
     ("scaling", "a round, more registered sites over fewer, as many asked"): (
         "where as many sites are registered as are asked, all of them stay open after the first "
