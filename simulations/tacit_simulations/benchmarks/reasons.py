@@ -40,7 +40,7 @@ REASONS: dict[tuple[str, str], str] = {
     ),
     ("round_overhead", "cost per site and round"): (
         "with few sites it is what is done once a round: public loss, checkpoint, the hash of the "
-        "parameters, and ε so far. With very many under privacy it is the outbox, in which each site "
+        "parameters, and ε so far. With very many under privacy it is the outbox, where each site "
         "keeps its last four answers on the disk. Next: those answers in one file that is written "
         "over, and ε of the next round while sites work."
     ),
