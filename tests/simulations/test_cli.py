@@ -73,7 +73,7 @@ def world(tmp_path: Path, study_file: Callable[..., StudyFile], no_privacy: str)
         "taken/notes.txt": b"a year of work",
         "file": b"in the way",
         "run/study.toml": text.encode(),
-        "run/checkpoints/round-000000.ckpt": b'{"format":1}\nnot tensors',
+        "run/checkpoints/round-000000.ckpt": b'{"format":3}\nnot tensors',
         "other/study.toml": text.encode(),
         "encoder/config.json": b"{",
         "encoder/encoder.safetensors": b"",
