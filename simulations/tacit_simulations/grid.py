@@ -2,44 +2,24 @@
 
 from collections.abc import Iterable
 
-from flwr.app import Context, Error, Message, RecordDict, UserConfig
+from flwr.app import Context, Error, Message, UserConfig
 from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid
 
 from tacit_common.flower.apps import Run, make_context
+from tacit_common.flower.run_grid import RunGrid
 
 RUN, SERVER_NODE = 1, 1
 _FIRST_NODE = SERVER_NODE + 1
 _CLIENT_FAILED = 1  # Flower's ErrorCode for a ClientApp that raised
 
 
-class LocalGrid(Grid):
+class LocalGrid(RunGrid):
     """The part of Flower's interface that does not depend on where the sites work."""
 
     def __init__(self, sites: int) -> None:
+        super().__init__(Run.create_empty(run_id=RUN))
         self._sites = sites
         self._sent = 0
-        self._run = Run.create_empty(run_id=RUN)
-
-    def set_run(self, run: Run) -> None:
-        """Flower's interface; a run is set from the start."""
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        """Flower's interface."""
-        return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message from the server to a node."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
         """All sites."""

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
-from flwr.app import Message, Metadata, RecordDict
+from flwr.app import Message, Metadata
 from flwr.app.error import Error
 from flwr.app.message import make_message, remove_content_from_message
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
@@ -23,7 +23,6 @@ from flwr.proto.runtime_pb2 import (
     PullAppMessagesRequest,
     PushAppMessagesRequest,
 )
-from flwr.serverapp import Grid
 from flwr.supercore.constant import SYSTEM_MESSAGE_TYPE
 from flwr.supercore.inflatable.inflatable_object import (
     InflatableObject,
@@ -43,6 +42,7 @@ from tacit_common.errors import LinkError, WireError
 from tacit_common.flower.http import link_errors
 from tacit_common.flower.packing import CHUNK, pack
 from tacit_common.flower.pieces import Pieces, in_order
+from tacit_common.flower.run_grid import RunGrid
 
 _SIDE_BY_SIDE = 2
 _MOMENT_S, _MOMENTS = 0.03, 10  # to wait for the next piece of a reply, and how often in vain
@@ -57,7 +57,7 @@ class _Arrival:
     pieces: Pieces | None  # None if it is not worth fetching
 
 
-class SuperLinkGrid(Grid):
+class SuperLinkGrid(RunGrid):
     """Messages to and from the nodes of one run, through its SuperLink.
 
     `client` waits for a SuperLink that is away; `brisk`, for what need not be done, does not.
@@ -69,34 +69,14 @@ class SuperLinkGrid(Grid):
     def __init__(
         self, address: str, client: RuntimeHttpClient, brisk: RuntimeHttpClient, run: Run
     ) -> None:
+        super().__init__(run)
         self._address = address
         self._client = client
         self._brisk = brisk
         self._beside = ThreadPoolExecutor(1, "confirm")
-        self._run = run
         self._node = Node(node_id=SUPERLINK_NODE_ID)
         self._arriving: dict[str, _Arrival] = {}  # by the message that it replies to
         self._largest = _BEYOND_REQUEST
-
-    def set_run(self, run: Run) -> None:
-        """Flower's interface; a run is set from the start."""
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        """Flower's interface."""
-        return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message to a node."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
         """Nodes that are connected now."""
